@@ -1,0 +1,40 @@
+# Needs Python >= 3.11 and make, nothing else. `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint wheel clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+setup: .venv/.ready ## create .venv with the package (editable) and everything needed to work on it
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --editable '.[dev]'
+	@touch $@
+
+demo: setup ## train on the small digits of scikit-learn without labels, then test; nothing is downloaded
+	$(BIN)/pixelgan fit --config configs/digits_clustering.yaml --run_dir $(RUN)
+	$(BIN)/pixelgan test --ckpt_path $(RUN)/checkpoints/last.ckpt
+
+test: setup ## run the tests; PIXELGAN_DATA=<folder> adds those that read real data
+	$(BIN)/python -m pytest
+
+# Type checkers do not follow the folder mapping of an editable installation: mypy reads a plain one.
+lint: setup ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build/lib build/typecheck
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typecheck .
+	MYPYPATH=build/typecheck $(BIN)/mypy --package pixelgan_lightning
+
+wheel: setup ## build the wheel into dist/
+	@rm -rf build/lib dist
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove what was built and cached; .venv, runs/ and data/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

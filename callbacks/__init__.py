@@ -1,0 +1,9 @@
+"""Callbacks: figures and measurements beside the training loop. None of them changes what is trained."""
+
+from pixelgan_lightning.callbacks.cluster_accuracy import ClusterAccuracy
+from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.callbacks.marginal_likelihood import MarginalLikelihood
+from pixelgan_lightning.callbacks.prediction_table import PredictionTable
+from pixelgan_lightning.callbacks.sample_grid import SampleGrid
+
+__all__ = ["ClusterAccuracy", "MarginalLikelihood", "PredictionTable", "SampleGrid", "log_figures"]

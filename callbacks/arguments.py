@@ -1,0 +1,30 @@
+"""Checks that the callbacks share."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+
+from pixelgan_lightning.errors import ConfigurationError
+
+
+def require_at_least(name: str, value: int, minimum: int) -> None:
+    """Accept integers from ``minimum`` on.
+
+    Raises:
+        ConfigurationError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigurationError(f"{name}={value!r} is not usable: allowed are integers >= {minimum}")
+
+
+def exact_device(pl_module: pl.LightningModule) -> torch.device:
+    """The module's device, or the CPU where that has no float64 (Apple's), in which metrics are summed."""
+    device = pl_module.device
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def is_due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
+    """Whether this validation belongs to every n-th epoch; a validation outside ``fit`` always does."""
+    return trainer.state.fn != TrainerFn.FITTING or (trainer.current_epoch + 1) % every_n_epochs == 0

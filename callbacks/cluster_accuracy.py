@@ -1,0 +1,176 @@
+"""How well the categories of the code agree with the labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from pixelgan_lightning import figures
+from pixelgan_lightning.callbacks.arguments import exact_device, is_due, require_at_least
+from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.metrics import (
+    ClusterAssignment,
+    ClusterMapping,
+    CodeUsage,
+    ari,
+    confusion,
+    mapped_accuracy,
+    nmi,
+)
+
+
+def current_mapping(trainer: pl.Trainer) -> ClusterMapping | None:
+    """The mapping that the trainer's :class:`ClusterAccuracy` callback fitted last, if there is one."""
+    return next((c.mapping for c in trainer.callbacks if isinstance(c, ClusterAccuracy)), None)  # type: ignore[attr-defined]
+
+
+class ClusterAccuracy(pl.Callback):
+    """Maps the K categories of the code to labels and counts how often the label is right.
+
+    The mapping is made on validation data, the test error is then counted with it (the protocol of Makhzani et al.
+    2015, Adversarial Autoencoders): the validation image with the highest ``q(y=k|x)`` gives its label to the whole
+    cluster k. In validation the mapping is scored on the images it was made on, which flatters it; in a test it is
+    made anew on the full validation split, whatever ``limit_val_batches`` says, before the first test batch.
+
+    Logged as ``val/...`` and ``test/...``:
+
+    - ``cluster_accuracy``: by best example, ``cluster_accuracy_majority``: by majority vote (a category without
+      validation images is wrong), ``cluster_accuracy_hungarian``: one-to-one, only where K is the number of classes;
+    - ``accuracy``: category = label without any mapping, only where K is the number of classes and the data module
+      gives labels for training;
+    - ``nmi``, ``ari``: normalised mutual information and adjusted Rand index, no mapping;
+    - ``categories_used``: categories that are the most probable one of at least one image;
+    - ``code_entropy``: mean entropy of ``q(y|x)``, ``aggregate_entropy``: entropy of its mean ``q(y)``,
+      ``mutual_information``: their difference, ``marginal_kl``: ``KL(q(y)||p(y))``, all in nats;
+    - tests only: ``cluster_error_percent`` = 100 (1 - ``cluster_accuracy``), and ``mapping_labels``, the number of
+      validation labels the mappings were made with (majority and Hungarian read all, best example reads K of them).
+
+    A confusion matrix (best example) is drawn as figure ``confusion`` (``test_confusion``).
+
+    Args:
+        every_n_epochs: draw the confusion matrix after the validations of every n-th epoch; numbers are logged always.
+
+    Attributes:
+        mapping: the mapping fitted last, None before.
+
+    Raises:
+        ConfigurationError: at setup, for a code without categories, an unknown number of classes, or a test without
+            a data module.
+    """
+
+    mapping: ClusterMapping | None
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        require_at_least("every_n_epochs", every_n_epochs, 1)
+        self.every_n_epochs = every_n_epochs
+        self.mapping = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        num_categories, num_classes = pl_module.prior.num_categories, pl_module.num_classes
+        if num_categories is None:
+            raise ConfigurationError(
+                f"ClusterAccuracy with prior={type(pl_module.prior).__name__} is not usable: allowed are priors with "
+                "categories, for example Categorical"
+            )
+        if num_classes is None:
+            raise ConfigurationError(
+                "ClusterAccuracy with num_classes=None is not usable: allowed are numbers >= 1, the classes of the data"
+            )
+        if stage == "test" and getattr(trainer, "datamodule", None) is None:
+            raise ConfigurationError(
+                "ClusterAccuracy with datamodule=None is not usable in a test: allowed is a data module, whose "
+                "validation images give the mapping"
+            )
+        self._clusters = ClusterAssignment(num_categories, num_classes)
+        self._usage = CodeUsage(num_categories)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clusters.to(exact_device(pl_module)).reset()
+        self._usage.to(exact_device(pl_module)).reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: dict[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.sanity_checking:
+            return
+        logits = pl_module.category_logits(batch["image"])
+        self._clusters.update(logits, batch["label"], batch["index"])
+        self._usage.update(logits)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self.mapping = self._clusters.mapping()
+        self._log(trainer, pl_module, "val", self.mapping)
+        if is_due(trainer, self.every_n_epochs):
+            self._draw(trainer, pl_module, "confusion", self.mapping)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.mapping, self._mapping_labels = self._fit_on_validation_data(trainer, pl_module)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self.mapping is not None
+        accuracy = self._log(trainer, pl_module, "test", self.mapping)
+        pl_module.log("test/cluster_error_percent", 100.0 * (1.0 - accuracy), sync_dist=True)
+        pl_module.log("test/mapping_labels", float(self._mapping_labels), sync_dist=True)
+        self._draw(trainer, pl_module, "test_confusion", self.mapping)
+
+    @torch.no_grad()
+    def _fit_on_validation_data(self, trainer: pl.Trainer, pl_module: Any) -> tuple[ClusterMapping, int]:
+        """The mapping by the whole validation split, and the number of labels in it.
+
+        The loader is the data module's own, which gives each process its share.
+        """
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        data.setup("validate")
+        clusters = ClusterAssignment(self._clusters.num_categories, self._clusters.num_classes).to(
+            exact_device(pl_module)
+        )
+        for batch in data.val_dataloader():
+            batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+            clusters.update(pl_module.category_logits(batch["image"]), batch["label"], batch["index"])
+        return clusters.mapping(), int(clusters.compute().counts.sum())
+
+    def _log(self, trainer: pl.Trainer, pl_module: Any, split: str, mapping: ClusterMapping) -> float:
+        """Log everything that has the same meaning in validation and test; the accuracy by best example."""
+        counts, usage = self._clusters.compute().counts, self._usage.compute()
+        accuracy = mapped_accuracy(counts, mapping.best_example)
+        values = {
+            "cluster_accuracy_majority": mapped_accuracy(counts, mapping.majority),
+            "nmi": nmi(counts),
+            "ari": ari(counts),
+            "categories_used": float(usage.categories_used),
+            "code_entropy": float(usage.code_entropy),
+            "aggregate_entropy": usage.aggregate_entropy,
+            "mutual_information": usage.mutual_information,
+        }
+        if mapping.hungarian is not None:
+            values["cluster_accuracy_hungarian"] = mapped_accuracy(counts, mapping.hungarian)
+            if getattr(getattr(trainer, "datamodule", None), "num_labelled", None):
+                values["accuracy"] = mapped_accuracy(counts, torch.arange(len(counts)))
+        finite = pl_module.prior.enumerate()
+        if finite is not None:
+            values["marginal_kl"] = usage.marginal_kl(finite[1])
+        # The values are the same on all processes already; sync_dist only keeps Lightning from warning.
+        pl_module.log(f"{split}/cluster_accuracy", accuracy, prog_bar=True, sync_dist=True)
+        pl_module.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
+        return accuracy
+
+    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str, mapping: ClusterMapping) -> None:
+        counts = self._clusters.compute().counts  # on all processes, as it waits for them
+        if trainer.is_global_zero:
+            figure = figures.confusion_matrix(confusion(counts, mapping.best_example))
+            log_figures(trainer, {name: figure}, pl_module.global_step)

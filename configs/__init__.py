@@ -1,0 +1,1 @@
+"""Ready-made experiment configurations (YAML), shipped with the package."""

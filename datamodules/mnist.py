@@ -1,0 +1,120 @@
+"""MNIST (LeCun, Cortes and Burges), read from the original files or downloaded by torchvision."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixelgan_lightning.datamodules.base import Binarization, ImageDataModule, Source, Split
+from pixelgan_lightning.errors import ConfigurationError
+
+_FILES: dict[Source, tuple[str, str]] = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+class MNISTDataModule(ImageDataModule):
+    """MNIST: images 1x28x28 of 256 grey levels, 10 classes.
+
+    Training 50,000, validation 10,000 (the last of the training file), test 10,000 images.
+
+    Args:
+        data_dir: folder that holds (or gets) ``MNIST/raw`` with the four uncompressed IDX files, the layout of
+            torchvision; None for the environment variable ``PIXELGAN_DATA``, or ``data`` where that is not set.
+        num_val: number of images at the end of the training file that are validation images.
+        download: fetch files that are missing.
+        binarization: see :class:`~pixelgan_lightning.datamodules.base.ImageDataModule`.
+        kwargs: see :class:`~pixelgan_lightning.datamodules.base.ImageDataModule`.
+
+    Raises:
+        ConfigurationError: see :class:`~pixelgan_lightning.datamodules.base.ImageDataModule`.
+    """
+
+    image_shape = (1, 28, 28)
+    num_classes = 10
+    native_levels = 256
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        *,
+        num_val: int = 10_000,
+        download: bool = True,
+        binarization: Binarization = "dynamic",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(binarization=binarization, **kwargs)
+        self.data_dir = os.environ.get("PIXELGAN_DATA", "data") if data_dir is None else data_dir
+        self.num_val, self.download = num_val, download
+
+    def prepare_data(self) -> None:
+        """Download the files where they are missing and ``download`` is set.
+
+        Raises:
+            ConfigurationError: files are missing and could not be downloaded.
+        """
+        if not self._missing():
+            return
+        reason = f"download={self.download}"
+        if self.download:
+            from torchvision.datasets import MNIST  # here, because the import takes a second
+
+            try:
+                MNIST(self.data_dir, download=True)
+            except (OSError, RuntimeError) as error:
+                reason = "the download failed: " + " ".join(str(error).split())
+        if missing := self._missing():
+            raise self._missing_error(missing, reason)
+
+    def load_split(self, source: Source) -> tuple[Tensor, Tensor]:
+        """The images ``[N, 1, 28, 28]`` and labels ``[N]`` of one pair of files.
+
+        Raises:
+            ConfigurationError: a file is missing, or is no IDX file of the right kind and length.
+        """
+        from torchvision.datasets.mnist import read_image_file, read_label_file
+
+        if missing := self._missing():
+            raise self._missing_error(missing, "prepare_data has not fetched them")
+        tensors = []
+        for name, read in zip(_FILES[source], (read_image_file, read_label_file), strict=True):
+            try:
+                tensors.append(read(str(self._raw / name)))
+            except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+                raise ConfigurationError(
+                    f"data_dir={str(self.data_dir)!r}: {self._raw / name} is damaged or no IDX file of unsigned bytes "
+                    f"({str(error) or type(error).__name__}): allowed is the file as published, uncompressed"
+                ) from error
+        images, labels = tensors
+        return images[:, None], labels
+
+    def split_rule(self, split: Split, labels: Tensor) -> Tensor:
+        """Rows of a split: validation is the last ``num_val`` images of the training file."""
+        size = len(labels)
+        if split == "test":
+            return torch.arange(size)
+        if not 1 <= self.num_val < size:
+            raise ConfigurationError(
+                f"num_val={self.num_val} is not usable with {size} images in the training file: allowed are 1 to "
+                f"{size - 1}"
+            )
+        border = size - self.num_val
+        return torch.arange(border) if split == "train" else torch.arange(border, size)
+
+    @property
+    def _raw(self) -> Path:
+        return Path(self.data_dir) / "MNIST" / "raw"
+
+    def _missing(self) -> list[str]:
+        return [name for pair in _FILES.values() for name in pair if not (self._raw / name).is_file()]
+
+    def _missing_error(self, missing: list[str], reason: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"data_dir={str(self.data_dir)!r} lacks {', '.join(missing)} ({reason}): allowed is a folder with the four "
+            "uncompressed IDX files of MNIST in MNIST/raw"
+        )

@@ -1,0 +1,80 @@
+"""What priors, posteriors, encoders, decoders, discriminators and likelihoods have in common.
+
+A component is first described (``GatedPixelCNN(channels=32)``) and later built, once the model knows the shapes. It
+remembers the arguments it was constructed with, so that a checkpoint can hold its description in plain containers
+(``{"class_path": ..., "init_args": ...}``, the form that YAML configs use too) and never a pickled object.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+from typing import Any, Self, TypeVar
+
+from torch import nn
+
+from pixelgan_lightning.errors import ConfigurationError
+
+Description = dict[str, Any]
+C = TypeVar("C", bound="Component")
+
+
+class Component(nn.Module):
+    """An ``nn.Module`` that knows how it was constructed."""
+
+    _init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        # bind_partial: copy and unpickling call __new__ without arguments and restore __dict__ afterwards.
+        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs).arguments
+        names = list(bound)[1:]  # without self
+        object.__setattr__(self, "_init_args", {name: bound[name] for name in names})
+        return self
+
+    def describe(self) -> Description:
+        """The class path and constructor arguments, in plain containers (nested components are described too)."""
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"class_path": path, "init_args": {k: _plain(v) for k, v in self._init_args.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Component):
+        return value.describe()
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def construct(what: C | Description, base: type[C]) -> C:
+    """A fresh, unbuilt component from an instance (its own is left alone) or a description.
+
+    Raises:
+        ConfigurationError: the class cannot be imported or is no subclass of ``base``.
+    """
+    if isinstance(what, base):
+        return copy.deepcopy(what)
+    if not isinstance(what, dict) or "class_path" not in what:
+        raise ConfigurationError(
+            f"{base.__name__.lower()}={what!r} is not usable: allowed are a {base.__name__} or a dictionary with "
+            "class_path and init_args"
+        )
+    module_name, _, name = what["class_path"].rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"class_path={what['class_path']!r} cannot be imported: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ConfigurationError(f"class_path={what['class_path']!r} is not a subclass of {base.__name__}")
+    return cls(**{k: _construct_nested(v) for k, v in what.get("init_args", {}).items()})
+
+
+def _construct_nested(value: Any) -> Any:
+    if isinstance(value, dict) and "class_path" in value:
+        return construct(value, Component)
+    if isinstance(value, list):
+        return [_construct_nested(v) for v in value]
+    return value

@@ -1,0 +1,131 @@
+"""Figures of images and matrices, drawn without pyplot and therefore without global state.
+
+Images are drawn pixel by pixel: each is enlarged by a whole factor with nearest-neighbour interpolation, and a figure
+has exactly as many pixels as the enlarged grid and its margins need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+_DPI = 100
+_TILE = 56  # pixels that an image should cover at least, so that 8x8 digits can be recognised
+_GAP = 2  # pixels between neighbouring images
+_PAIR_GAP = 10  # pixels between an input with its reconstruction and the next pair
+_BACKGROUND = 0.55  # neither the black nor the white of a digit's background
+_TEXT_HEIGHT = 22  # pixels for a line of text
+_FONT_SIZE = 9  # points
+_CHARACTER_WIDTH = 8  # pixels, generous for the font size
+
+
+def image_rows(images: Tensor, row_labels: Sequence[str] | None = None, title: str | None = None) -> Figure:
+    """A tight grid of images with an optional label in front of each row.
+
+    Args:
+        images: ``[R, N, C, H, W]`` in [0, 1]; drawn grey for C = 1, as RGB for C = 3, else the first channel.
+        row_labels: one text a row, for example ``"3  (k=12)"``.
+        title: a line above the grid.
+    """
+    rows, columns = images.shape[:2]
+    return _draw(_mosaic(_to_rgb(images), [_GAP] * (columns - 1)), rows, row_labels, title)
+
+
+def reconstructions(inputs: Tensor, outputs: Tensor, title: str | None = None) -> Figure:
+    """Inputs, each with its reconstruction to the right of it.
+
+    Args:
+        inputs: ``[N, C, H, W]`` in [0, 1].
+        outputs: ``[N, C, H, W]`` in [0, 1], in the same order.
+        title: a line above the grid.
+    """
+    per_row = math.ceil(math.sqrt(len(inputs)))
+    rows = math.ceil(len(inputs) / per_row)
+    pairs = _to_rgb(torch.stack([inputs, outputs], dim=1))
+    missing = np.full((rows * per_row - len(inputs), *pairs.shape[1:]), _BACKGROUND)
+    tiles = np.concatenate([pairs, missing]).reshape(rows, 2 * per_row, *pairs.shape[2:])
+    gaps = ([_GAP, _PAIR_GAP] * per_row)[:-1]
+    return _draw(_mosaic(tiles, gaps), rows, None, title)
+
+
+def manifold(images: Tensor, side: int, title: str | None = None) -> Figure:
+    """Images at the points of a regular grid of codes.
+
+    Args:
+        images: ``[side * side, C, H, W]`` in [0, 1], row by row from the top left.
+        side: images in a row.
+        title: a line above the grid.
+    """
+    tiles = _to_rgb(images.unflatten(0, (side, side)))
+    return _draw(_mosaic(tiles, [_GAP] * (side - 1)), side, None, title)
+
+
+def confusion_matrix(matrix: Tensor, title: str | None = None) -> Figure:
+    """Counts by true (row) and predicted (column) label ``[C, C]``, coloured by their share of the row."""
+    counts = matrix.cpu().numpy()
+    classes = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(3.2, 0.42 * classes + 0.9)
+    figure = Figure(figsize=(size, size), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.set_xticks(range(classes))
+    axes.set_yticks(range(classes))
+    axes.tick_params(length=0, labelsize=_FONT_SIZE)
+    axes.set_xlabel("predicted", fontsize=_FONT_SIZE)
+    axes.set_ylabel("true", fontsize=_FONT_SIZE)
+    for row, column in zip(*counts.nonzero(), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        number = str(counts[row, column])
+        axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
+    if title is not None:
+        axes.set_title(title, fontsize=_FONT_SIZE)
+    return figure
+
+
+def _to_rgb(images: Tensor) -> np.ndarray:
+    """``[..., C, H, W]`` as an array ``[..., H, W, 3]``."""
+    images = images.detach().float().cpu().clamp(0.0, 1.0)
+    if images.shape[-3] != 3:
+        images = images[..., :1, :, :].repeat_interleave(3, dim=-3)
+    return images.movedim(-3, -1).numpy()
+
+
+def _mosaic(tiles: np.ndarray, column_gaps: Sequence[int]) -> np.ndarray:
+    """Enlarge tiles ``[R, N, H, W, 3]`` and put them in a grid, ``[height, width, 3]``, with the given gaps."""
+    rows, columns = tiles.shape[:2]
+    factor = max(1, math.ceil(_TILE / max(tiles.shape[2:4])))
+    tiles = tiles.repeat(factor, axis=2).repeat(factor, axis=3)
+    height, width = tiles.shape[2:4]
+    tops = [row * (height + _GAP) for row in range(rows)]
+    lefts = [column * width + sum(column_gaps[:column]) for column in range(columns)]
+    canvas = np.full((tops[-1] + height, lefts[-1] + width, 3), _BACKGROUND, dtype=np.float32)
+    for row, top in enumerate(tops):
+        for column, left in enumerate(lefts):
+            canvas[top : top + height, left : left + width] = tiles[row, column]
+    return canvas
+
+
+def _draw(canvas: np.ndarray, rows: int, row_labels: Sequence[str] | None, title: str | None) -> Figure:
+    """A figure that shows ``canvas`` one to one, with room for the texts."""
+    height, width = canvas.shape[:2]
+    left = _CHARACTER_WIDTH * max(map(len, row_labels)) + 8 if row_labels else 0
+    top = _TEXT_HEIGHT if title else 0
+    total_width, total_height = left + width, top + height
+    figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    figure.figimage(canvas, xo=left, yo=0, origin="upper")
+    for row, label in enumerate(row_labels or ()):
+        y = (height - (row + 0.5) * height / rows) / total_height
+        figure.text((left - 6) / total_width, y, label, ha="right", va="center", fontsize=_FONT_SIZE)
+    if title:
+        y = (height + _TEXT_HEIGHT / 2) / total_height
+        figure.text((left + 2) / total_width, y, title, ha="left", va="center", fontsize=_FONT_SIZE)
+    return figure

@@ -1,0 +1,7 @@
+"""Likelihoods of one pixel."""
+
+from pixelgan_lightning.likelihoods.base import Likelihood
+from pixelgan_lightning.likelihoods.bernoulli import Bernoulli
+from pixelgan_lightning.likelihoods.categorical import CategoricalLevels
+
+__all__ = ["Bernoulli", "CategoricalLevels", "Likelihood"]

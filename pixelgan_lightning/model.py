@@ -1,0 +1,435 @@
+"""The PixelGAN autoencoder (Makhzani and Frey, NIPS 2017, arXiv:1706.00531) as a LightningModule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixelgan_lightning import __version__
+from pixelgan_lightning.component import Description, construct
+from pixelgan_lightning.decoders import Decoder, GatedPixelCNN, draw_uniforms
+from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
+from pixelgan_lightning.encoders import ConvEncoder, Encoder
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
+from pixelgan_lightning.normalization import running_statistics
+from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.posteriors import CategoricalPosterior, Posterior
+from pixelgan_lightning.priors import Categorical, Prior
+from pixelgan_lightning.random import RowDraws, keyed_generator
+
+PHASES = ("reconstruction", "discriminator", "generator", "classification")
+
+Batch = dict[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", bound="PixelGAN")
+
+
+def inference(method: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
+    """Run a method in evaluation mode and without gradients; the mode of every module is restored afterwards."""
+
+    @functools.wraps(method)
+    def wrapper(self: M, *args: P.args, **kwargs: P.kwargs) -> R:
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                return method(self, *args, **kwargs)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    return wrapper
+
+
+class PixelGAN(pl.LightningModule):
+    """An encoder, a conditional PixelCNN as decoder, and a discriminator that makes all codes together look like a prior.
+
+    It minimises ``-E_x E_q(z|x)[log p(x|z)] + KL(q(z)||p(z))``: the evidence lower bound without its mutual
+    information term, the marginal KL replaced by a discriminator (section 2 of the paper).
+
+    Images are float tensors ``[B, C, H, W]`` in [0, 1] (see :class:`~pixelgan_lightning.likelihoods.Likelihood`).
+    Components are given as instances or as ``{"class_path", "init_args"}``; they are copied, never shared.
+
+    Args:
+        image_shape: ``(C, H, W)``. The command line takes it from the data.
+        num_classes: number of classes of the data, if known.
+        prior: ``p(z)``. Default ``Categorical(10)``.
+        posterior: ``q(z|x)``. Default: what the prior suggests.
+        encoder: default ``ConvEncoder()``.
+        decoder: default ``GatedPixelCNN()``.
+        likelihood: default ``Bernoulli()``.
+        discriminator: default ``MLPDiscriminator()``.
+        reconstruction: optimizer of the reconstruction phase (encoder and decoder).
+        encoder_lr: learning rate of the encoder in the reconstruction phase, if it is not that of the decoder.
+        discriminating: optimizer of the discriminator in the adversarial phase.
+        generating: optimizer of the encoder in the adversarial phase.
+        classification: optimizer of the encoder in the semi-supervised classification phase.
+        label_warmup_steps: batches at the start that run the classification phase only.
+        accumulate_batches: batches whose gradients are averaged before an optimizer moves.
+        compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps).
+        seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
+
+    Raises:
+        ConfigurationError: components that do not fit together, or values out of range.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        num_classes: int | None = None,
+        prior: Prior | Description | None = None,
+        posterior: Posterior | Description | None = None,
+        encoder: Encoder | Description | None = None,
+        decoder: Decoder | Description | None = None,
+        likelihood: Likelihood | Description | None = None,
+        discriminator: Discriminator | Description | None = None,
+        reconstruction: PhaseOptimizer | dict[str, Any] | None = None,
+        encoder_lr: float | None = None,
+        discriminating: PhaseOptimizer | dict[str, Any] | None = None,
+        generating: PhaseOptimizer | dict[str, Any] | None = None,
+        classification: PhaseOptimizer | dict[str, Any] | None = None,
+        label_warmup_steps: int = 0,
+        accumulate_batches: int = 1,
+        compile_decoder: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if accumulate_batches < 1:
+            raise ConfigurationError(f"accumulate_batches={accumulate_batches} is not usable: allowed are numbers >= 1")
+        if label_warmup_steps < 0:
+            raise ConfigurationError(f"label_warmup_steps={label_warmup_steps} is not usable: allowed are numbers >= 0")
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise ConfigurationError(f"image_shape={list(image_shape)} is not usable: allowed are three numbers >= 1")
+        self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
+        self.num_classes = num_classes
+        self.encoder_lr = encoder_lr
+        self.label_warmup_steps, self.accumulate_batches = label_warmup_steps, accumulate_batches
+        self.seed = seed
+
+        described = {
+            "prior": construct(prior or Categorical(10), Prior),
+            "encoder": construct(encoder or ConvEncoder(), Encoder),
+            "decoder": construct(decoder or GatedPixelCNN(), Decoder),
+            "likelihood": construct(likelihood or Bernoulli(), Likelihood),
+            "discriminator": construct(discriminator or MLPDiscriminator(), Discriminator),
+        }
+        described["posterior"] = construct(posterior or described["prior"].default_posterior(), Posterior)
+        optimizers = {
+            "reconstruction": _phase_optimizer(reconstruction),
+            "discriminating": _phase_optimizer(discriminating),
+            "generating": _phase_optimizer(generating),
+            "classification": _phase_optimizer(classification),
+        }
+        self.save_hyperparameters(
+            {
+                "image_shape": list(self.image_shape),
+                "num_classes": num_classes,
+                **{name: component.describe() for name, component in described.items()},
+                **{name: {**asdict(o), "betas": list(o.betas)} for name, o in optimizers.items()},
+                "encoder_lr": encoder_lr,
+                "label_warmup_steps": label_warmup_steps,
+                "accumulate_batches": accumulate_batches,
+                "compile_decoder": compile_decoder,
+                "seed": seed,
+            }
+        )
+        self.phase_optimizers = dict(zip(PHASES, optimizers.values(), strict=True))
+        self.prior: Prior = described["prior"]
+        self.likelihood: Likelihood = described["likelihood"]
+        self.encoder: Encoder = described["encoder"].build(self.image_shape)
+        self.posterior: Posterior = described["posterior"].build(self.encoder.num_features, self.prior)
+        self.decoder: Decoder = described["decoder"].build(self.image_shape, self.prior.code_dim, self.likelihood)
+        self.discriminator: Discriminator = described["discriminator"].build(self.prior.code_dim)
+        if compile_decoder:
+            self.decoder.compile()  # in place: the keys of the state dict stay as they are
+
+    # ---------------------------------------------------------------------------------------------------- the model
+
+    def recognise(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Codes ``[B, code_dim]`` of images in the current mode, with gradients; without ``noise`` the posterior's mode."""
+        return self.posterior(self.encoder(x), noise)
+
+    def reconstruct(self, x: Tensor, z: Tensor) -> Tensor:
+        """``log p(x|z)`` in nats per image, ``[B]``, in the current mode, with gradients."""
+        return self.likelihood.log_prob(self.decoder(x, z), x)
+
+    @inference
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes ``[B, code_dim]`` of images: the mode of ``q(z|x)``."""
+        return self.recognise(x)
+
+    @inference
+    def category_logits(self, x: Tensor) -> Tensor:
+        """Unnormalised ``log q(y|x)``, ``[B, K]``.
+
+        Raises:
+            ConfigurationError: the code is not categorical.
+        """
+        return self._categorical_posterior().logits(self.encoder(x))
+
+    @inference
+    def sample(self, codes: Tensor | int, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """Draw images ``[N, C, H, W]`` in [0, 1].
+
+        Args:
+            codes: ``[N, code_dim]``, or how many codes to draw from the prior.
+            seed: the draws are a function of it; the global random stream is left alone.
+            temperature: divides the logits of the pixels' distributions.
+        """
+        generator = keyed_generator("sample", seed)
+        if isinstance(codes, int):
+            codes = self.prior.sample(codes, generator)
+        if codes.dim() != 2 or codes.shape[1] != self.prior.code_dim:
+            raise ConfigurationError(
+                f"codes of shape {list(codes.shape)} are not usable: allowed is [N, {self.prior.code_dim}]"
+            )
+        if not temperature > 0:
+            raise ConfigurationError(f"temperature={temperature} is not usable: allowed are values > 0")
+        codes = codes.to(next(self.decoder.parameters()))
+        return self.decoder.sample(codes, draw_uniforms(self.decoder, len(codes), generator, codes), temperature)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` drawn from ``p(x|z)`` for codes ``[B, code_dim]``; see :meth:`sample`."""
+        return self.sample(z)
+
+    @inference
+    def log_joint(self, x: Tensor) -> Tensor:
+        """``log p(k) + log p(x|k)`` in nats, ``[B, K]``, for a prior with finitely many codes (K decoder passes).
+
+        Raises:
+            ConfigurationError: the prior cannot be enumerated.
+        """
+        finite = self.prior.enumerate()
+        if finite is None:
+            raise ConfigurationError(
+                f"prior={type(self.prior).__name__} has no exact log p(x): allowed are priors with finitely many codes, "
+                "for example Categorical"
+            )
+        codes, log_weights = (t.to(x) for t in finite)
+        return torch.stack([self.reconstruct(x, code.expand(len(x), -1)) for code in codes], 1) + log_weights
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """The exact marginal ``log p(x) = logsumexp_k(log p(k) + log p(x|k))`` in nats per image, ``[B]``.
+
+        Raises:
+            ConfigurationError: the prior cannot be enumerated.
+        """
+        return self.log_joint(x).logsumexp(1)
+
+    def bayes_posterior(self, x: Tensor) -> Tensor:
+        """``log p(k|x)`` by Bayes' rule, ``[B, K]``: a second, generative classifier beside the encoder."""
+        return self.log_joint(x).log_softmax(1)
+
+    def _categorical_posterior(self) -> CategoricalPosterior:
+        if not isinstance(self.posterior, CategoricalPosterior):
+            raise ConfigurationError(
+                f"posterior={type(self.posterior).__name__} has no categories: allowed is CategoricalPosterior, which "
+                "goes with a prior over categories"
+            )
+        return self.posterior
+
+    # ------------------------------------------------------------------------------------------------- the training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """The phases of section 2, one after the other; each runs the encoder that the phase before has written."""
+        x = batch["unlabelled"]["image"]
+        draws = RowDraws(self.seed, self.global_step, rank=self.global_rank, world_size=self.trainer.world_size)
+        with self._one_step_per_batch():
+            if self.global_step >= self.label_warmup_steps or "labelled" not in batch:
+                self.reconstruction_phase(x, draws)
+                self.discriminator_phase(x, draws)
+                self.generator_phase(x, draws)
+            if "labelled" in batch:
+                self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"])
+
+    def reconstruction_phase(self, x: Tensor, draws: RowDraws) -> None:
+        """Encoder and decoder minimise ``-log p(x|z)``, ``z ~ q(z|x)``."""
+        with self._phase("reconstruction") as update, running_statistics(self.encoder, self.posterior):
+            z = self.recognise(x, self._posterior_noise(x, draws, "reconstruction"))
+            update(-self.reconstruct(x, z).mean())
+
+    def discriminator_phase(self, x: Tensor, draws: RowDraws) -> None:
+        """The discriminator learns to tell samples of the prior (1) from codes (0)."""
+        with self._phase("discriminator") as update:
+            with torch.no_grad():
+                fake = self.recognise(x, self._posterior_noise(x, draws, "discriminator"))
+            real = draws("prior", len(x), self.prior.sample).to(fake)
+            on_real = self.discriminator(self._blur(real, draws, "real"))
+            on_fake = self.discriminator(self._blur(fake, draws, "fake"))
+            self._log_train("discriminator_real", on_real.sigmoid().mean(), len(x))
+            self._log_train("discriminator_fake", on_fake.sigmoid().mean(), len(x))
+            update(0.5 * (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()))
+
+    def generator_phase(self, x: Tensor, draws: RowDraws) -> None:
+        """The encoder makes its codes look like samples of the prior (non-saturating loss)."""
+        with self._phase("generator") as update:
+            fake = self.recognise(x, self._posterior_noise(x, draws, "generator"))
+            update(F.softplus(-self.discriminator(self._blur(fake, draws, "generator"))).mean())
+
+    def classification_phase(self, x: Tensor, labels: Tensor) -> None:
+        """The encoder minimises the cross-entropy of the categorical code's logits on labelled images."""
+        with self._phase("classification") as update:
+            logits = self._categorical_posterior().logits(self.encoder(x))
+            update(F.cross_entropy(logits, labels))
+
+    def _posterior_noise(self, x: Tensor, draws: RowDraws, phase: str) -> Tensor | None:
+        dim = self.posterior.noise_dim
+        return draws.normal(f"posterior {phase}", len(x), dim).to(x) if dim else None
+
+    def _blur(self, z: Tensor, draws: RowDraws, purpose: str) -> Tensor:
+        scale = self.discriminator.code_noise
+        return z + scale * draws.normal(f"blur {purpose}", *z.shape).to(z) if scale else z
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[Callable[[Tensor], None]]:
+        """Give the parameters of one phase a gradient and nothing else; yields what applies a loss to them."""
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        optimizer = optimizers[PHASES.index(name)]
+
+        def update(loss: Tensor) -> None:
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss of the {name} phase is {loss.item()} at step {self.global_step}")
+            self._log_train(name, loss.detach())
+            self.manual_backward(loss / self.accumulate_batches)
+            self._accumulate_or_step(name, optimizer)
+
+        with self.toggled_optimizer(optimizer):
+            yield update
+
+    def _accumulate_or_step(self, name: str, optimizer: Any) -> None:
+        """Phases share the encoder, so each keeps the sum of its own gradients between steps."""
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        if self.accumulate_batches > 1:
+            total = self._gradient_sums.setdefault(name, [torch.zeros_like(p) for p in params])
+            for s, p in zip(total, params, strict=True):
+                if p.grad is not None:
+                    s += p.grad
+            if (self.global_step + 1) % self.accumulate_batches:
+                optimizer.zero_grad()
+                return
+            for s, p in zip(self._gradient_sums.pop(name), params, strict=True):
+                p.grad = s
+        clip_norm = self.phase_optimizers[name].clip_norm
+        if clip_norm is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=clip_norm, gradient_clip_algorithm="norm")
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @contextmanager
+    def _one_step_per_batch(self) -> Iterator[None]:
+        """Let ``global_step`` and the schedules advance by one per batch.
+
+        Lightning counts every ``optimizer.step()`` of manual optimization: with four phases ``max_steps``, checkpoints
+        and loggers would run four times too fast.
+        """
+        for optimizer in self.trainer.strategy._lightning_optimizers:
+            optimizer._on_before_step = optimizer._on_after_step = _nothing
+        yield
+        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
+            scheduler.step()
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def configure_optimizers(self) -> Any:
+        recognition = [*self.encoder.parameters(), *self.posterior.parameters()]
+        encoder_group: dict[str, Any] = {"params": recognition}
+        if self.encoder_lr is not None:
+            encoder_group["lr"] = self.encoder_lr
+        groups: dict[str, list[dict[str, Any]]] = {
+            "reconstruction": [{"params": list(self.decoder.parameters())}, encoder_group],
+            "discriminator": [{"params": list(self.discriminator.parameters())}],
+            "generator": [{"params": recognition}],
+            "classification": [{"params": recognition}],
+        }
+        total_steps = self.trainer.estimated_stepping_batches
+        built = [self.phase_optimizers[phase].build(groups[phase], total_steps) for phase in PHASES]
+        return [optimizer for optimizer, _ in built], [scheduler for _, scheduler in built]
+
+    def on_fit_start(self) -> None:
+        self._gradient_sums: dict[str, list[Tensor]] = {}
+        data = getattr(self.trainer, "datamodule", None)
+        levels = getattr(data, "levels", self.likelihood.levels)
+        if levels != self.likelihood.levels:
+            raise ConfigurationError(
+                f"likelihood={type(self.likelihood).__name__} with levels={self.likelihood.levels} does not fit the "
+                f"data, whose images have levels={levels}"
+            )
+        if getattr(data, "num_labelled", None):
+            self._categorical_posterior()
+            k = self.prior.num_categories
+            if k is not None and self.num_classes is not None and k < self.num_classes:
+                raise ConfigurationError(
+                    f"num_categories={k} is not usable with labels: allowed are numbers >= num_classes={self.num_classes}"
+                )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch
+            self._check(batch["unlabelled"]["image"])
+
+    def _check(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ConfigurationError(
+                f"images of shape {list(x.shape[1:])} are not usable: image_shape={list(self.image_shape)}"
+            )
+        self.likelihood.check(x)
+
+    # ----------------------------------------------------------------------------------------------- the evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
+        """Log the reconstruction, ``-E[log p(x|z)]`` in nats per image given the code: no likelihood of the image."""
+        x = batch["image"]
+        if batch_idx == 0:
+            self._check(x)
+        z = self.recognise(x)
+        log = functools.partial(self.log, on_epoch=True, sync_dist=True, batch_size=len(x))
+        log(f"{split}/reconstruction", -self.reconstruct(x, z).mean(), prog_bar=True)
+        if self.prior.num_categories is not None:
+            one_hot = F.one_hot(z.argmax(1), self.prior.num_categories).to(z)
+            log(f"{split}/reconstruction_one_hot", -self.reconstruct(x, one_hot).mean())
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Index, label and code of every image; category and probability where the code is categorical."""
+        code = self.encode(batch["image"])
+        row = {"index": batch["index"], "label": batch["label"], "code": code}
+        if self.prior.num_categories is not None:
+            row["probability"], row["category"] = code.max(1)
+        return row
+
+    def _log_train(self, name: str, value: Tensor, batch_size: int | None = None) -> None:
+        self.log(f"train/{name}", value, prog_bar=name in ("reconstruction", "classification"), batch_size=batch_size)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        checkpoint["pixelgan_lightning"] = {"version": __version__, "split_hash": getattr(data, "split_hash", None)}
+
+
+def _phase_optimizer(given: PhaseOptimizer | dict[str, Any] | None) -> PhaseOptimizer:
+    if isinstance(given, PhaseOptimizer):
+        return given
+    return PhaseOptimizer(**(given or {}))
+
+
+def _nothing() -> None:
+    """Takes the place of Lightning's step counter."""
+
+
+__all__ = ["PHASES", "PixelGAN"]

@@ -1,0 +1,76 @@
+"""Normalisation by batch statistics that means the same on one process and on many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over the *global* batch (Ioffe and Szegedy, 2015), for ``[B, C, ...]``.
+
+    It differs from ``nn.BatchNorm`` in two ways that manual optimization needs. The statistics are summed over
+    processes, differentiably, so that N processes compute what one process computes (``nn.SyncBatchNorm`` exists for
+    GPUs only). And the running statistics, used in evaluation mode, move only inside :func:`running_statistics`: one
+    phase owns them, the other phases leave every buffer alone.
+
+    Args:
+        channels: C.
+        affine: learn a scale and a shift per channel.
+        momentum: weight of the newest batch in the running statistics.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, affine: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.tracking = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            mean, var = (self.running_mean, self.running_var) if self.tracking else (None, None)
+            return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+        return self._forward_distributed(x)
+
+    def _forward_distributed(self, x: Tensor) -> Tensor:
+        rows = x.transpose(0, 1).flatten(1)  # [C, N]
+        count = torch.full_like(rows[:, :1], rows.shape[1])
+        total, count = all_reduce(torch.cat([rows.sum(1, keepdim=True), count], 1)).split(1, dim=1)
+        mean = total / count
+        var = all_reduce((rows - mean).square().sum(1, keepdim=True)) / count
+        if self.tracking:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.squeeze(1), self.momentum)
+                self.running_var.lerp_((var * count / (count - 1)).squeeze(1), self.momentum)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        y = (x - mean.view(shape)) * (var.view(shape) + self.eps).rsqrt()
+        if self.weight is not None and self.bias is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y
+
+
+@contextmanager
+def running_statistics(*modules: nn.Module) -> Iterator[None]:
+    """Let the running statistics of all :class:`BatchNorm` inside ``modules`` follow the batches seen in this context."""
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, BatchNorm)]
+    for layer in layers:
+        layer.tracking = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.tracking = False

@@ -1,0 +1,52 @@
+"""The categorical prior: its code becomes the class, the PixelCNN draws the style."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.priors.base import Prior
+
+if TYPE_CHECKING:
+    from pixelgan_lightning.posteriors import Posterior
+
+
+class Categorical(Prior):
+    """``K`` equally likely categories as one-hot vectors (PixelGAN autoencoders, section 2.2).
+
+    Args:
+        num_categories: K. For clustering choose more than there are classes, for semi-supervised learning as many.
+
+    Raises:
+        ConfigurationError: fewer than 2 categories.
+    """
+
+    def __init__(self, num_categories: int = 10) -> None:
+        super().__init__()
+        if num_categories < 2:
+            raise ConfigurationError(f"num_categories={num_categories} is not usable: a categorical prior needs >= 2")
+        self.num_categories: int = num_categories
+        self.code_dim = num_categories
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        categories = torch.randint(self.num_categories, (n,), generator=generator)
+        return F.one_hot(categories, self.num_categories).float()
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """``-log K`` for one-hot rows (a probability, not a density), minus infinity for any other vector."""
+        one_hot = ((z == 1).sum(1) == 1) & ((z != 0).sum(1) == 1)
+        return torch.where(one_hot, -math.log(self.num_categories), -torch.inf)
+
+    def enumerate(self) -> tuple[Tensor, Tensor]:
+        k = self.num_categories
+        return torch.eye(k), torch.full((k,), -math.log(k))
+
+    def default_posterior(self) -> Posterior:
+        from pixelgan_lightning.posteriors import CategoricalPosterior
+
+        return CategoricalPosterior()

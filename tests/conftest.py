@@ -1,0 +1,62 @@
+"""Tests that read real data: skipped with a reason without ``PIXELGAN_DATA``, never skipped with it.
+
+Mark such a test with ``@pytest.mark.realdata`` and take the folder from the fixture ``real_data``. Where the variable
+is set the person running the tests wants them to run, so a skip then counts as a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+VARIABLE = "PIXELGAN_DATA"
+REASON = f"{VARIABLE} is not set: it names the folder with the real data sets (MNIST, SVHN, smallnorb)"
+
+
+def _data_folder() -> str | None:
+    return os.environ.get(VARIABLE) or None
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data sets; only for tests marked ``realdata``."""
+    folder = _data_folder()
+    if folder is None:
+        pytest.fail("the fixture real_data is for tests marked `realdata`")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"{VARIABLE}={folder!r} is not a folder")
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if _data_folder() is None:
+        for item in items:
+            if item.get_closest_marker("realdata"):
+                item.add_marker(pytest.mark.skip(reason=REASON))
+
+
+def _skipped(report: pytest.TestReport) -> bool:
+    return report.skipped and not hasattr(report, "wasxfail")  # pytest reports an expected failure as skipped too
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("realdata"):
+        report.real_data = True  # read by the summary below
+        if _skipped(report) and _data_folder() is not None:
+            report.outcome = "failed"
+            report.longrepr = f"{VARIABLE} is set, but this real-data test was skipped: {report.longrepr[2]}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [r for group in terminalreporter.stats.values() for r in group if getattr(r, "real_data", False)]
+    skipped = sum(_skipped(r) for r in reports)
+    ran = sum(r.when == "call" and not _skipped(r) for r in reports)
+    why = f" ({REASON})" if skipped else ""
+    terminalreporter.write_line(f"real-data tests: {ran} ran, {skipped} skipped{why}")
