@@ -33,7 +33,7 @@ lint: setup ## check style, formatting and types
 
 wheel: setup ## build the wheel into dist/
 	@rm -rf build/lib dist
-	$(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/python -m build --quiet --wheel --no-isolation
 
 clean: ## remove what was built and cached; .venv, runs/ and data/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

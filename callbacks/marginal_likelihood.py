@@ -44,6 +44,7 @@ class MarginalLikelihood(pl.Callback):
         if isinstance(splits, str) or not splits or not set(splits) <= set(SPLITS):
             raise ConfigurationError(f"splits={splits!r} is not usable: allowed are lists of {' and '.join(SPLITS)}")
         self.max_images, self.splits = max_images, tuple(splits)
+        self._bayes: ClusterAssignment | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if pl_module.prior.enumerate() is None:
@@ -96,7 +97,7 @@ class MarginalLikelihood(pl.Callback):
 
     def _start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._log_prob = MeanWithError().to(exact_device(pl_module))
-        self._bayes: ClusterAssignment | None = None
+        self._bayes = None
         self._left = math.inf
         if self.max_images is not None:
             share, rest = divmod(self.max_images, trainer.world_size)

@@ -50,7 +50,7 @@ def binarise(stored: Tensor, native: int, *key: Key) -> Tensor:
     """
     drawn = []
     for number, chunk in enumerate(stored.split(CHUNK)):
-        uniform = torch.rand(CHUNK, *chunk.shape[1:], generator=keyed_generator(*key, number))[: len(chunk)]
+        uniform = torch.rand(chunk.shape, generator=keyed_generator(*key, number))
         drawn.append((uniform < to_unit_interval(chunk, native)).to(torch.uint8))
     return torch.cat(drawn)
 

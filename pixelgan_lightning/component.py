@@ -28,9 +28,12 @@ class Component(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         # bind_partial: copy and unpickling call __new__ without arguments and restore __dict__ afterwards.
-        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs).arguments
-        names = list(bound)[1:]  # without self
-        object.__setattr__(self, "_init_args", {name: bound[name] for name in names})
+        signature = inspect.signature(cls.__init__)
+        init_args = signature.bind_partial(self, *args, **kwargs).arguments
+        init_args.pop(next(iter(init_args)))  # self
+        for name in [name for name in init_args if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD]:
+            init_args |= init_args.pop(name)
+        object.__setattr__(self, "_init_args", init_args)
         return self
 
     def describe(self) -> Description:
@@ -69,12 +72,14 @@ def construct(what: C | Description, base: type[C]) -> C:
         raise ConfigurationError(f"class_path={what['class_path']!r} cannot be imported: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigurationError(f"class_path={what['class_path']!r} is not a subclass of {base.__name__}")
-    return cls(**{k: _construct_nested(v) for k, v in what.get("init_args", {}).items()})
+    return cls(**{k: _construct_nested(v) for k, v in (what.get("init_args") or {}).items()})
 
 
 def _construct_nested(value: Any) -> Any:
     if isinstance(value, dict) and "class_path" in value:
         return construct(value, Component)
+    if isinstance(value, dict):
+        return {k: _construct_nested(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_construct_nested(v) for v in value]
     return value

@@ -15,13 +15,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-_DPI = 100
+_DPI = 128  # a power of two: pixels / _DPI * _DPI is exact, and images stay on the pixel grid
 _TILE = 56  # pixels that an image should cover at least, so that 8x8 digits can be recognised
 _GAP = 2  # pixels between neighbouring images
 _PAIR_GAP = 10  # pixels between an input with its reconstruction and the next pair
-_BACKGROUND = 0.55  # neither the black nor the white of a digit's background
+_BACKGROUND = 140  # of 255, neither the black nor the white of a digit's background
 _TEXT_HEIGHT = 22  # pixels for a line of text
-_FONT_SIZE = 9  # points
+_FONT_SIZE = 7  # points
 _CHARACTER_WIDTH = 8  # pixels, generous for the font size
 
 
@@ -48,7 +48,7 @@ def reconstructions(inputs: Tensor, outputs: Tensor, title: str | None = None) -
     per_row = math.ceil(math.sqrt(len(inputs)))
     rows = math.ceil(len(inputs) / per_row)
     pairs = _to_rgb(torch.stack([inputs, outputs], dim=1))
-    missing = np.full((rows * per_row - len(inputs), *pairs.shape[1:]), _BACKGROUND)
+    missing = np.full((rows * per_row - len(inputs), *pairs.shape[1:]), _BACKGROUND, dtype=np.uint8)
     tiles = np.concatenate([pairs, missing]).reshape(rows, 2 * per_row, *pairs.shape[2:])
     gaps = ([_GAP, _PAIR_GAP] * per_row)[:-1]
     return _draw(_mosaic(tiles, gaps), rows, None, title)
@@ -71,7 +71,7 @@ def confusion_matrix(matrix: Tensor, title: str | None = None) -> Figure:
     counts = matrix.cpu().numpy()
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = max(3.2, 0.42 * classes + 0.9)
+    size = max(2.5, 0.33 * classes + 0.7)
     figure = Figure(figsize=(size, size), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -84,15 +84,15 @@ def confusion_matrix(matrix: Tensor, title: str | None = None) -> Figure:
     for row, column in zip(*counts.nonzero(), strict=True):
         colour = "white" if shares[row, column] > 0.5 else "black"
         number = str(counts[row, column])
-        axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7)
+        axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=_FONT_SIZE - 1.5)
     if title is not None:
         axes.set_title(title, fontsize=_FONT_SIZE)
     return figure
 
 
 def _to_rgb(images: Tensor) -> np.ndarray:
-    """``[..., C, H, W]`` as an array ``[..., H, W, 3]``."""
-    images = images.detach().float().cpu().clamp(0.0, 1.0)
+    """``[..., C, H, W]`` as an array ``[..., H, W, 3]`` of bytes, rounded to the nearest level of 256."""
+    images = (images.detach().float().cpu().clamp(0.0, 1.0) * 255.0).round().byte()
     if images.shape[-3] != 3:
         images = images[..., :1, :, :].repeat_interleave(3, dim=-3)
     return images.movedim(-3, -1).numpy()
@@ -106,7 +106,7 @@ def _mosaic(tiles: np.ndarray, column_gaps: Sequence[int]) -> np.ndarray:
     height, width = tiles.shape[2:4]
     tops = [row * (height + _GAP) for row in range(rows)]
     lefts = [column * width + sum(column_gaps[:column]) for column in range(columns)]
-    canvas = np.full((tops[-1] + height, lefts[-1] + width, 3), _BACKGROUND, dtype=np.float32)
+    canvas = np.full((tops[-1] + height, lefts[-1] + width, 3), _BACKGROUND, dtype=np.uint8)
     for row, top in enumerate(tops):
         for column, left in enumerate(lefts):
             canvas[top : top + height, left : left + width] = tiles[row, column]

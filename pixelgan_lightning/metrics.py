@@ -261,11 +261,11 @@ class CodeUsage(Metric):
 
 
 class MeanEstimate(NamedTuple):
-    """Mean of ``count`` values and the standard error of that mean (NaN for fewer than two values)."""
+    """Mean of ``number`` values and the standard error of that mean (NaN for fewer than two values)."""
 
     mean: float
     standard_error: float
-    count: int
+    number: int
 
 
 class MeanWithError(Metric):

@@ -217,7 +217,7 @@ class PixelGAN(pl.LightningModule):
                 "for example Categorical"
             )
         codes, log_weights = (t.to(x) for t in finite)
-        return torch.stack([self.reconstruct(x, code.expand(len(x), -1)) for code in codes], 1) + log_weights
+        return torch.stack([self.reconstruct(x, code.repeat(len(x), 1)) for code in codes], 1) + log_weights
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The exact marginal ``log p(x) = logsumexp_k(log p(k) + log p(x|k))`` in nats per image, ``[B]``.
@@ -329,16 +329,16 @@ class PixelGAN(pl.LightningModule):
 
     @contextmanager
     def _one_step_per_batch(self) -> Iterator[None]:
-        """Let ``global_step`` and the schedules advance by one per batch.
+        """Let ``global_step`` advance by one per batch, and set the learning rates of this step.
 
         Lightning counts every ``optimizer.step()`` of manual optimization: with four phases ``max_steps``, checkpoints
         and loggers would run four times too fast.
         """
-        for optimizer in self.trainer.strategy._lightning_optimizers:
+        total_steps = self.trainer.estimated_stepping_batches
+        for phase, optimizer in zip(PHASES, self.trainer.strategy._lightning_optimizers, strict=True):
             optimizer._on_before_step = optimizer._on_after_step = _nothing
+            self.phase_optimizers[phase].set_learning_rates(optimizer.optimizer, self.global_step, total_steps)
         yield
-        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
-            scheduler.step()
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
@@ -354,9 +354,7 @@ class PixelGAN(pl.LightningModule):
             "generator": [{"params": recognition}],
             "classification": [{"params": recognition}],
         }
-        total_steps = self.trainer.estimated_stepping_batches
-        built = [self.phase_optimizers[phase].build(groups[phase], total_steps) for phase in PHASES]
-        return [optimizer for optimizer, _ in built], [scheduler for _, scheduler in built]
+        return [self.phase_optimizers[phase].build(groups[phase]) for phase in PHASES]
 
     def on_fit_start(self) -> None:
         self._gradient_sums: dict[str, list[Tensor]] = {}

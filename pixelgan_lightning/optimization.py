@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch.optim import Adam
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import Adam, Optimizer
 
 from pixelgan_lightning.errors import ConfigurationError
 
@@ -50,16 +49,23 @@ class PhaseOptimizer:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigurationError(f"clip_norm={self.clip_norm} is not usable: allowed are values > 0 and null")
 
-    def build(self, groups: list[dict], total_steps: float) -> tuple[Adam, LambdaLR]:
-        """The optimizer over parameter ``groups`` and its schedule, stepped once per batch."""
+    def build(self, groups: list[dict[str, Any]]) -> Adam:
+        """The optimizer over parameter ``groups``; a group may have an ``lr`` of its own."""
         optimizer = Adam(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
-        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def set_learning_rates(self, optimizer: Optimizer, step: int, total_steps: float) -> None:
+        """Set the rates for ``step``. They are a function of the step alone, so there is no schedule state to restore."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.factor(step, total_steps)
 
     def factor(self, step: int, total_steps: float) -> float:
         """What the learning rate is multiplied with at ``step`` of ``total_steps`` batches."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
-        if self.schedule == "constant" or math.isinf(total_steps):
+        if self.schedule == "constant" or not 0 < total_steps < math.inf:  # the length is unknown
             return 1.0
         done = min(1.0, (step - self.warmup_steps) / max(1.0, total_steps - self.warmup_steps))
         shape = 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1 - done

@@ -41,8 +41,8 @@ class RowDraws:
 
     def normal(self, purpose: str, rows: int, *shape: int) -> Tensor:
         """Standard normal draws ``[rows, *shape]``, float32."""
-        return self(purpose, rows, lambda n, g: torch.randn(n, *shape, generator=g))
+        return self(purpose, rows, lambda n, g: torch.randn(n, *shape, generator=g, dtype=torch.float32))
 
     def uniform(self, purpose: str, rows: int, *shape: int) -> Tensor:
         """Uniform draws in [0, 1), ``[rows, *shape]``, float32."""
-        return self(purpose, rows, lambda n, g: torch.rand(n, *shape, generator=g))
+        return self(purpose, rows, lambda n, g: torch.rand(n, *shape, generator=g, dtype=torch.float32))

@@ -258,7 +258,7 @@ def test_dynamic_binarisation_is_drawn_anew_in_training_only() -> None:
     assert torch.equal(evaluation[1::2], images_of(second))
 
 
-def test_dynamic_binarisation_draws_differ_between_pixels_steps_and_streams() -> None:
+def test_dynamic_binarisation_draws_differ_between_images_steps_streams_and_epochs() -> None:
     loader = TrainLoader(
         torch.full((64, 1, 16, 16), 8, dtype=torch.uint8),
         torch.arange(64),
@@ -269,8 +269,10 @@ def test_dynamic_binarisation_draws_differ_between_pixels_steps_and_streams() ->
         labelled=torch.arange(16),
         labelled_batch_size=16,
     )
-    images = torch.cat([stream["image"] for batch in loader for stream in batch.values()]).flatten(1)
-    assert len(images.unique(dim=0)) == len(images) == 4 * 2 * 16
+    images = [stream["image"] for batch in loader for stream in batch.values()]
+    loader.set_epoch(1)
+    images += [stream["image"] for batch in loader for stream in batch.values()]
+    assert len(torch.cat(images).unique(dim=0)) == 2 * 4 * 2 * 16
 
 
 def test_fixed_binarisation_is_the_same_at_every_visit() -> None:
@@ -604,6 +606,16 @@ def test_lightning_overfits_on_the_first_batches() -> None:
         torch.cat([batch["unlabelled"]["index"] for batch in epochs[0]]), module.split_indices("train")[:600]
     )
     assert model.validated == 3 * module.split_indices("val").tolist()  # 300 images are two batches of 250 or fewer
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_lightning_continues_to_overfit_on_the_first_batches(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(dirpath=tmp_path, filename="end", save_on_train_epoch_end=True)
+    killed, resumed = Recorder(), Recorder()
+    options = {"max_epochs": -1, "overfit_batches": 2}
+    trainer(**options, max_steps=2, callbacks=[saving], enable_checkpointing=True).fit(killed, lightning_digits())
+    trainer(**options, max_steps=4).fit(resumed, lightning_digits(), ckpt_path=tmp_path / "end.ckpt")
+    assert same([batch for *_, batch in killed.seen], [batch for *_, batch in resumed.seen])
 
 
 def test_lightning_predicts_all_splits_in_order() -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from scipy.stats import mode
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 from torch.testing import assert_close
+from torchmetrics import Metric
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.metrics import (
@@ -238,13 +237,17 @@ def _whole() -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.cat(pair) for pair in zip(first, second, strict=True))  # type: ignore[return-value]
 
 
-def _process(rank: int, rendezvous: str, folder: str) -> None:
-    dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2)
-    clusters = assigned(*_shard(rank))
-    usage = CodeUsage(K)
-    usage.update(_shard(rank)[0])
-    torch.save((tuple(clusters.compute()), tuple(usage.compute())), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+def _as_if_distributed(metrics: Sequence[Metric]) -> None:
+    """Let torchmetrics believe that each metric lives in a process of its own, and gather the others' states."""
+    states = [{name: getattr(metric, name) for name in metric._defaults} for metric in metrics]
+
+    def gather(state: Tensor, group: object = None) -> list[Tensor]:
+        name = next(name for own in states for name, value in own.items() if value is state)
+        return [own[name] for own in states]
+
+    for metric in metrics:
+        metric.distributed_available_fn = lambda: True
+        metric.dist_sync_fn = gather
 
 
 class TestDistribution:
@@ -266,14 +269,18 @@ class TestDistribution:
             assigned(logits[order], labels[order], index[order], batch=7).compute(),
         )
 
-    def test_two_processes_equal_one(self, tmp_path: Path) -> None:
-        mp.spawn(_process, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
-        usage = CodeUsage(K)
-        usage.update(_whole()[0])
-        for rank in range(2):
-            clusters, code = torch.load(tmp_path / f"{rank}.pt")
-            assert_same(ClusterStatistics(*clusters), assigned(*_whole()).compute())
-            for ours, theirs in zip(code, usage.compute(), strict=True):
+    def test_two_processes_equal_one(self) -> None:
+        clusters = [assigned(*_shard(rank)) for rank in range(2)]
+        usages = [CodeUsage(K), CodeUsage(K)]
+        for rank, usage in enumerate(usages):
+            usage.update(_shard(rank)[0])
+        _as_if_distributed(clusters)
+        _as_if_distributed(usages)
+        whole = CodeUsage(K)
+        whole.update(_whole()[0])
+        for cluster, usage in zip(clusters, usages, strict=True):
+            assert_same(cluster.compute(), assigned(*_whole()).compute())
+            for ours, theirs in zip(usage.compute(), whole.compute(), strict=True):
                 assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 

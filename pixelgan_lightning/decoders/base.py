@@ -58,7 +58,9 @@ def sample_by_full_passes(decoder: Decoder, z: Tensor, uniforms: Tensor, tempera
 
 
 def draw_uniforms(decoder: Decoder, n: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    """The uniforms ``[n, H, W, U]`` that sampling ``n`` images takes, in the dtype and on the device of ``like``."""
+    """The uniforms ``[n, H, W, U]`` in [0, 1) that sampling ``n`` images takes; float64 or float32, as ``like`` needs."""
     channels, height, width = decoder.image_shape
     per_pixel = decoder.likelihood.uniforms_per_pixel(channels)
-    return torch.rand(n, height, width, per_pixel, generator=generator, dtype=torch.float64).to(like)
+    uniforms = torch.rand(n, height, width, per_pixel, generator=generator, dtype=torch.float64)
+    uniforms = uniforms.to(like.device, torch.float64 if like.dtype == torch.float64 else torch.float32)
+    return uniforms.clamp(max=1 - torch.finfo(uniforms.dtype).eps / 2)  # float32 rounds the largest draws to 1

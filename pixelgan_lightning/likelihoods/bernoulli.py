@@ -21,4 +21,4 @@ class Bernoulli(Likelihood):
         return -F.binary_cross_entropy_with_logits(params, x.to(params), reduction="none").flatten(1).sum(1)
 
     def sample(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        return (uniforms < (params / temperature).sigmoid()).to(params)
+        return (uniforms < (full_precision(params) / temperature).sigmoid()).to(params)

@@ -34,6 +34,6 @@ class CategoricalLevels(Likelihood):
         return -F.cross_entropy(logits, target, reduction="none").flatten(1).sum(1)
 
     def sample(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        cdf = (params / temperature).softmax(1).cumsum(1)  # [B, L]
+        cdf = (full_precision(params) / temperature).softmax(1).cumsum(1)  # [B, L]
         # The last level takes what rounding leaves over, so it is never compared.
         return (uniforms >= cdf[:, :-1]).sum(1, keepdim=True).to(params) / (self.levels - 1)

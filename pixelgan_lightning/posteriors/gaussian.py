@@ -6,6 +6,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.posteriors.base import Posterior
 from pixelgan_lightning.posteriors.deterministic import require_continuous
 from pixelgan_lightning.priors import Prior
@@ -16,10 +17,15 @@ class GaussianPosterior(Posterior):
 
     Args:
         initial_scale: sigma before training; small, so that the code carries information from the first step.
+
+    Raises:
+        ConfigurationError: ``initial_scale`` not above 0.
     """
 
     def __init__(self, initial_scale: float = 0.1) -> None:
         super().__init__()
+        if not initial_scale > 0:
+            raise ConfigurationError(f"initial_scale={initial_scale} is not usable: allowed are values > 0")
         self.initial_scale = initial_scale
 
     def build(self, num_features: int, prior: Prior) -> Self:

@@ -47,7 +47,7 @@ class Prior(Component):
         raise NotImplementedError(f"{type(self).__name__} has no density")
 
     def enumerate(self) -> tuple[Tensor, Tensor] | None:
-        """All codes ``[K, code_dim]`` and their log probabilities ``[K]``, if there are finitely many."""
+        """All codes ``[K, code_dim]`` and their log probabilities ``[K]`` (float64), if there are finitely many."""
         return None
 
     def manifold(self, side: int) -> Tensor | None:

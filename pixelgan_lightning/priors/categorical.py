@@ -40,11 +40,11 @@ class Categorical(Prior):
     def log_prob(self, z: Tensor) -> Tensor:
         """``-log K`` for one-hot rows (a probability, not a density), minus infinity for any other vector."""
         one_hot = ((z == 1).sum(1) == 1) & ((z != 0).sum(1) == 1)
-        return torch.where(one_hot, -math.log(self.num_categories), -torch.inf)
+        return torch.where(one_hot, z.new_tensor(-math.log(self.num_categories)), -torch.inf)
 
     def enumerate(self) -> tuple[Tensor, Tensor]:
         k = self.num_categories
-        return torch.eye(k), torch.full((k,), -math.log(k))
+        return torch.eye(k), torch.full((k,), -math.log(k), dtype=torch.float64)
 
     def default_posterior(self) -> Posterior:
         from pixelgan_lightning.posteriors import CategoricalPosterior

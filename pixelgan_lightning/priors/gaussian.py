@@ -28,7 +28,7 @@ class Gaussian(Prior):
         self.code_dim = dim
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, self.code_dim, generator=generator)
+        return torch.randn(n, self.code_dim, generator=generator, dtype=torch.float32)
 
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)

@@ -1,0 +1,604 @@
+"""The contracts of priors, posteriors, encoders, discriminators and batch normalisation, and their descriptions."""
+
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from pixelgan_lightning import normalization
+from pixelgan_lightning.component import Component, construct
+from pixelgan_lightning.decoders import Decoder, GatedPixelCNN
+from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
+from pixelgan_lightning.encoders import ConvEncoder, Encoder
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, Likelihood
+from pixelgan_lightning.normalization import BatchNorm, running_statistics
+from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, GaussianPosterior, Posterior
+from pixelgan_lightning.priors import Categorical, Gaussian, Prior
+from pixelgan_lightning.random import RowDraws, keyed_generator
+
+
+class Container(Component):
+    """A component with components and keyword arguments of its own, as a user may write one."""
+
+    def __init__(self, parts: dict[str, Component], sizes: tuple[int, ...] = (), **more: Any) -> None:
+        super().__init__()
+        self.parts, self.sizes, self.more = parts, sizes, more
+
+
+# A new component joins the tests of its contract by being listed here, with arguments other than the defaults.
+PRIORS: dict[str, Callable[[], Prior]] = {
+    "categorical2": lambda: Categorical(2),
+    "categorical10": lambda: Categorical(),
+    "gaussian1": lambda: Gaussian(dim=1),
+    "gaussian2": lambda: Gaussian(),
+    "gaussian5": lambda: Gaussian(5),
+}
+POSTERIORS: dict[str, tuple[Callable[[], Posterior], Prior]] = {
+    "categorical": (lambda: CategoricalPosterior(), Categorical(4)),
+    "categorical_plain": (lambda: CategoricalPosterior(standardize=False), Categorical(4)),
+    "deterministic": (lambda: DeterministicPosterior(), Gaussian(3)),
+    "gaussian": (lambda: GaussianPosterior(initial_scale=0.3), Gaussian(3)),
+}
+ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "conv": lambda: ConvEncoder(channels=(8, 16), num_features=12),
+    "conv_group": lambda: ConvEncoder([8, 16], norm="group"),
+    "conv_none": lambda: ConvEncoder([4], norm="none"),
+}
+DISCRIMINATORS: dict[str, Callable[[], Discriminator]] = {
+    "mlp": lambda: MLPDiscriminator(widths=(16, 8), code_noise=0.3),
+    "linear": lambda: MLPDiscriminator([]),
+}
+OTHERS: dict[str, Callable[[], Component]] = {
+    "decoder": lambda: GatedPixelCNN(8, layers=2, dilations=(1, 2), bias="location_dependent"),
+    "bernoulli": lambda: Bernoulli(),
+    "levels": lambda: CategoricalLevels(levels=5),
+    "container": lambda: Container({"prior": Gaussian(3), "encoder": ConvEncoder((4,))}, (1, 2), speed=2.5),
+}
+ALL: dict[str, Callable[[], Component]] = {
+    **{f"prior-{name}": make for name, make in PRIORS.items()},
+    **{f"posterior-{name}": make for name, (make, _) in POSTERIORS.items()},
+    **{f"encoder-{name}": make for name, make in ENCODERS.items()},
+    **{f"discriminator-{name}": make for name, make in DISCRIMINATORS.items()},
+    **OTHERS,
+}
+
+
+def names(members: dict[str, Any], condition: Callable[[Any], bool]) -> list[str]:
+    return [name for name, make in members.items() if condition(make())]
+
+
+# -------------------------------------------------------------------------------------------------------- descriptions
+
+
+@pytest.mark.parametrize("name", ALL)
+class TestDescription:
+    def test_survives_a_checkpoint(self, name: str, tmp_path: Path) -> None:
+        component = ALL[name]()
+        torch.save(component.describe(), tmp_path / "description.pt")
+        description = torch.load(tmp_path / "description.pt", weights_only=True)
+        again = construct(description, Component)
+        assert type(again) is type(component)
+        assert again.describe() == component.describe() == description
+        assert_same_settings(again, component)
+
+    def test_of_an_instance_is_copied(self, name: str) -> None:
+        component = ALL[name]()
+        again = construct(component, Component)
+        assert again is not component
+        assert again.describe() == component.describe()
+        assert_same_settings(again, component)
+
+
+def assert_same_settings(one: Component, other: Component) -> None:
+    def settings(component: Component) -> dict[str, Any]:
+        public = {k: v for k, v in vars(component).items() if not k.startswith("_")}
+        return {k: list(v) if isinstance(v, list | tuple) else v for k, v in public.items() if k != "parts"}
+
+    assert settings(one) == settings(other)
+    if isinstance(one, Container) and isinstance(other, Container):
+        for name, part in one.parts.items():
+            assert type(part) is type(other.parts[name])
+            assert_same_settings(part, other.parts[name])
+
+
+class TestConstruct:
+    def test_description_names_the_arguments_that_were_given(self) -> None:
+        assert ConvEncoder([8], norm="none").describe() == {
+            "class_path": "pixelgan_lightning.encoders.conv.ConvEncoder",
+            "init_args": {"channels": [8], "norm": "none"},
+        }
+
+    def test_an_instance_is_left_alone_when_its_copy_is_built(self) -> None:
+        given = MLPDiscriminator([4])
+        construct(given, Discriminator).build(3)
+        assert not list(given.parameters())
+
+    @pytest.mark.parametrize(
+        ("class_path", "message"),
+        [
+            ("os.system", "not a subclass of Prior"),
+            ("builtins.eval", "not a subclass of Prior"),
+            ("torch.nn.Linear", "not a subclass of Prior"),
+            ("pixelgan_lightning.likelihoods.Bernoulli", "not a subclass of Prior"),
+            ("pixelgan_lightning.priors", "not a subclass of Prior"),
+            ("pixelgan_lightning.priors.Nothing", "cannot be imported"),
+            ("no_such_module.Prior", "cannot be imported"),
+            ("Gaussian", "cannot be imported"),
+            ("", "cannot be imported"),
+        ],
+    )
+    def test_refuses_what_is_not_a_component_of_that_kind(self, class_path: str, message: str) -> None:
+        with pytest.raises(ConfigurationError, match=message) as caught:
+            construct({"class_path": class_path, "init_args": {"command": "false"}}, Prior)
+        assert "\n" not in str(caught.value)
+        assert repr(class_path) in str(caught.value)
+
+    def test_nested_components_have_to_be_components(self) -> None:
+        nested = {"class_path": "os.system", "init_args": {"command": "false"}}
+        for value in (nested, [nested], {"key": nested}):
+            description = {"class_path": f"{__name__}.Container", "init_args": {"parts": value}}
+            with pytest.raises(ConfigurationError, match="'os.system' is not a subclass of Component"):
+                construct(description, Component)
+
+    @pytest.mark.parametrize("value", [3, "pixelgan_lightning.priors.Gaussian", {"init_args": {}}, Bernoulli(), None])
+    def test_refuses_what_is_no_description(self, value: Any) -> None:
+        with pytest.raises(ConfigurationError, match="^prior=.* a Prior or a dictionary with class_path and init_args$"):
+            construct(value, Prior)
+
+    def test_arguments_may_be_missing(self) -> None:
+        for description in ({}, {"init_args": {}}, {"init_args": None}):
+            built = construct({"class_path": "pixelgan_lightning.priors.Gaussian", **description}, Prior)
+            assert built.code_dim == 2
+
+
+UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
+    "categorical": (lambda: Categorical(1), "num_categories=1 .* >= 2"),
+    "gaussian": (lambda: Gaussian(0), "dim=0 .* dim >= 1"),
+    "gain": (lambda: CategoricalPosterior(gain=0), "gain=0 .* > 0"),
+    "initial_scale": (lambda: GaussianPosterior(initial_scale=0), "initial_scale=0 .* > 0"),
+    "code_noise": (lambda: MLPDiscriminator(code_noise=-0.1), "code_noise=-0.1 .* >= 0"),
+    "channels": (lambda: ConvEncoder(channels=[8, 0]), r"channels=\[8, 0\] .* >= 1"),
+    "no_channels": (lambda: ConvEncoder(channels=[]), r"channels=\[\] .* >= 1"),
+    "norm": (lambda: ConvEncoder(norm="layer"), "norm='layer' .* 'batch', 'group', 'none'"),  # type: ignore[arg-type]
+    "group": (lambda: ConvEncoder(channels=[8, 12], norm="group"), r"channels=\[8, 12\] .* multiples of 8"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_arguments(name: str) -> None:
+    make, message = UNUSABLE[name]
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------------------- priors
+
+
+def density(prior: Prior, z: Tensor) -> Tensor:
+    return prior.log_prob(z.double()).exp()
+
+
+@pytest.mark.parametrize("name", PRIORS)
+class TestPrior:
+    def test_samples_are_a_function_of_the_generator(self, name: str) -> None:
+        prior = PRIORS[name]()
+        state = torch.get_rng_state()
+        first, same, other = (prior.sample(7, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+        assert first.shape == (7, prior.code_dim)
+        assert first.dtype == torch.float32
+        assert torch.equal(first, same)
+        assert not torch.equal(first, other)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_samples_do_not_depend_on_the_default_dtype(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Lightning's ``64-true`` changes it while a batch is trained on."""
+        prior = PRIORS[name]()
+        expected = prior.sample(7, torch.Generator().manual_seed(3))
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert_close(prior.sample(7, torch.Generator().manual_seed(3)), expected, rtol=0, atol=0)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    def test_default_posterior_fits(self, name: str) -> None:
+        prior = PRIORS[name]()
+        posterior = prior.default_posterior().build(6, prior)
+        noise = torch.randn(5, posterior.noise_dim) if posterior.noise_dim else None
+        assert posterior(torch.randn(5, 6), noise).shape == (5, prior.code_dim)
+
+    def test_categories_are_named_consistently(self, name: str) -> None:
+        prior = PRIORS[name]()
+        finite = prior.enumerate()
+        if prior.num_categories is not None:
+            assert finite is not None
+            assert finite[0].shape == (prior.num_categories, prior.code_dim)
+
+
+@pytest.mark.parametrize("name", names(PRIORS, lambda prior: prior.enumerate() is not None))
+class TestFinitePrior:
+    def test_probabilities_sum_to_one(self, name: str) -> None:
+        prior = PRIORS[name]()
+        codes, log_weights = prior.enumerate()  # type: ignore[misc]
+        assert_close(log_weights.double().exp().sum().item(), 1.0, rtol=0, atol=1e-12)
+        assert_close(prior.log_prob(codes.double()), log_weights.double(), rtol=0, atol=1e-12)
+
+    def test_samples_have_these_frequencies(self, name: str) -> None:
+        prior = PRIORS[name]()
+        codes, log_weights = prior.enumerate()  # type: ignore[misc]
+        n = 20000
+        equal = (prior.sample(n, torch.Generator().manual_seed(0))[:, None] == codes).all(2)
+        assert (equal.sum(1) == 1).all()
+        p = log_weights.exp()
+        assert ((equal.float().mean(0) - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
+
+    def test_other_vectors_are_impossible(self, name: str) -> None:
+        prior = PRIORS[name]()
+        k = prior.code_dim
+        others = torch.stack([torch.zeros(k), torch.full((k,), 1 / k), torch.ones(k), 2 * torch.eye(k)[0]])
+        assert (prior.log_prob(others) == -math.inf).all()
+
+
+class TestDensity:
+    """Densities in one and two dimensions, over a square that holds all but 1e-9 of the mass."""
+
+    reach, points = 7.0, 281
+
+    def grid(self, dim: int) -> tuple[Tensor, float]:
+        line = torch.linspace(-self.reach, self.reach, self.points, dtype=torch.float64)
+        return torch.cartesian_prod(*[line] * dim).view(-1, dim), (2 * self.reach / (self.points - 1)) ** dim
+
+    continuous = pytest.mark.parametrize(
+        "name", names(PRIORS, lambda prior: prior.enumerate() is None and prior.code_dim <= 2)
+    )
+
+    @continuous
+    def test_integrates_to_one(self, name: str) -> None:
+        prior = PRIORS[name]()
+        z, cell = self.grid(prior.code_dim)
+        assert prior.log_prob(z).shape == (len(z),)
+        assert_close((density(prior, z).sum() * cell).item(), 1.0, rtol=0, atol=1e-8)
+
+    @continuous
+    def test_is_that_of_the_samples(self, name: str) -> None:
+        """Mean and covariance of the samples are those of the density."""
+        prior = PRIORS[name]()
+        z, cell = self.grid(prior.code_dim)
+        mass = density(prior, z) * cell
+        mean = mass @ z
+        covariance = (z - mean).T @ (mass[:, None] * (z - mean))
+        drawn = prior.sample(40000, torch.Generator().manual_seed(0)).double()
+        assert_close(drawn.mean(0), mean, rtol=0, atol=0.03)
+        assert_close(drawn.T.cov().view_as(covariance), covariance, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("name", names(PRIORS, lambda prior: prior.manifold(2) is not None))
+class TestManifold:
+    def test_runs_row_by_row_from_the_top_left(self, name: str) -> None:
+        side = 5
+        grid = PRIORS[name]().manifold(side)
+        assert grid is not None
+        assert grid.shape == (side * side, 2)
+        assert grid.dtype == torch.float32
+        across, up = grid.view(side, side, 2).unbind(2)
+        assert (across.diff(dim=1) > 0).all()  # to the right
+        assert (up.diff(dim=0) < 0).all()  # and down
+
+    def test_cells_have_equal_mass(self, name: str) -> None:
+        side, n = 4, 40000
+        prior = PRIORS[name]()
+        nodes = prior.manifold(side)
+        assert nodes is not None
+        # Node i is the middle of cell i in mass: below it lie (i + 1/2) / side of the samples.
+        drawn = prior.sample(n, torch.Generator().manual_seed(0))
+        across = nodes.view(side, side, 2)[0, :, 0]
+        below = (drawn[:, :1] < across).float().mean(0)
+        assert_close(below, (torch.arange(side) + 0.5) / side, rtol=0, atol=0.02)
+        up = nodes.view(side, side, 2)[:, 0, 1]
+        above = (drawn[:, 1:] > up).float().mean(0)
+        assert_close(above, (torch.arange(side) + 0.5) / side, rtol=0, atol=0.02)
+
+
+class TestGaussian:
+    def test_log_prob_is_that_of_torch(self) -> None:
+        z = torch.randn(6, 3).double()
+        reference = torch.distributions.Normal(0.0, torch.ones((), dtype=torch.float64)).log_prob(z).sum(1)
+        assert_close(Gaussian(3).log_prob(z), reference, rtol=0, atol=1e-12)
+
+    def test_manifold_quantiles(self) -> None:
+        grid = Gaussian(2).manifold(3)
+        assert grid is not None
+        q = 0.967421566101701  # the 5/6 quantile
+        expected = [[-q, q], [0, q], [q, q], [-q, 0], [0, 0], [q, 0], [-q, -q], [0, -q], [q, -q]]
+        assert_close(grid, torch.tensor(expected), rtol=0, atol=1e-6)
+
+    def test_has_no_grid_outside_two_dimensions(self) -> None:
+        assert Gaussian(1).manifold(3) is None
+        assert Gaussian(3).manifold(3) is None
+
+
+class Triangle(Prior):
+    """The smallest prior a user can write."""
+
+    code_dim = 1
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(n, 2, generator=generator).sum(1, keepdim=True)
+
+
+def test_a_prior_needs_no_more_than_samples() -> None:
+    prior = Triangle()
+    assert prior.num_categories is None
+    assert prior.enumerate() is None
+    assert prior.manifold(3) is None
+    assert isinstance(prior.default_posterior(), DeterministicPosterior)
+    with pytest.raises(NotImplementedError, match="Triangle has no density"):
+        prior.log_prob(torch.zeros(1, 1))
+    with pytest.raises(NotImplementedError, match="Prior does not define sample"):
+        Prior().sample(1, torch.Generator())
+
+
+# ---------------------------------------------------------------------------------------------------------- posteriors
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+class TestPosterior:
+    features, batch = 6, 5
+
+    def build(self, name: str) -> tuple[Posterior, Prior]:
+        torch.manual_seed(0)
+        make, prior = POSTERIORS[name]
+        return make().build(self.features, prior), prior
+
+    def noise(self, posterior: Posterior) -> Tensor | None:
+        return torch.randn(self.batch, posterior.noise_dim) if posterior.noise_dim else None
+
+    def test_shapes_and_gradients(self, name: str) -> None:
+        posterior, prior = self.build(name)
+        features = torch.randn(self.batch, self.features, requires_grad=True)
+        codes = posterior(features, self.noise(posterior))
+        assert codes.shape == (self.batch, prior.code_dim)
+        (codes * torch.randn_like(codes)).sum().backward()
+        for parameter in (features, *posterior.parameters()):
+            assert parameter.grad is not None
+            assert parameter.grad.abs().sum() > 0
+
+    def test_noise_matters_where_it_is_asked_for(self, name: str) -> None:
+        posterior, _ = self.build(name)
+        features = torch.randn(self.batch, self.features)
+        mode = posterior(features)
+        assert torch.equal(mode, posterior(features))
+        if posterior.noise_dim:
+            with_noise = posterior(features, self.noise(posterior))
+            assert not torch.equal(with_noise, posterior(features, self.noise(posterior)))
+            assert not torch.equal(with_noise, mode)
+
+    def test_refuses_priors_of_the_other_kind(self, name: str) -> None:
+        make, prior = POSTERIORS[name]
+        other = Gaussian(4) if prior.num_categories is not None else Categorical(4)
+        with pytest.raises(ConfigurationError, match=rf"posterior={type(make()).__name__} does not fit") as caught:
+            make().build(self.features, other)
+        assert type(other).__name__ in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_categorical_codes_are_distributions(self, name: str) -> None:
+        posterior, prior = self.build(name)
+        if prior.num_categories is not None:
+            assert isinstance(posterior, CategoricalPosterior)
+            features = torch.randn(self.batch, self.features)
+            assert_close(posterior(features), posterior.logits(features).softmax(1), rtol=0, atol=0)
+
+
+class TestGaussianPosterior:
+    def test_by_hand(self) -> None:
+        torch.manual_seed(0)
+        posterior = GaussianPosterior(initial_scale=0.3).build(4, Gaussian(2))
+        features, noise = torch.randn(5, 4), torch.randn(5, 2)
+        assert posterior.noise_dim == 2
+        assert_close(posterior(features, noise), posterior.mean(features) + 0.3 * noise)
+        assert torch.equal(posterior(features), posterior.mean(features))
+
+
+class TestCategoricalPosterior:
+    def test_logits_are_standardised_over_the_batch(self) -> None:
+        torch.manual_seed(0)
+        posterior = CategoricalPosterior(gain=2.5).build(4, Categorical(3)).double()
+        logits = posterior.logits(100 * torch.randn(64, 4).double() + 7)
+        assert_close(logits.mean(0), torch.zeros(3).double(), rtol=0, atol=1e-10)
+        assert_close(logits.std(0, correction=0), torch.full((3,), 2.5).double(), rtol=1e-6, atol=0)
+
+    def test_plain_logits_ignore_the_batch(self) -> None:
+        torch.manual_seed(0)
+        posterior = CategoricalPosterior(gain=2.5, standardize=False).build(4, Categorical(3)).double()
+        features = torch.randn(6, 4).double()
+        assert_close(posterior.logits(features[:1]), posterior.logits(features)[:1])
+        assert_close(posterior.logits(features), posterior.linear(features))
+
+
+# ------------------------------------------------------------------------------------------ encoders and discriminators
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 9), (2, 1, 1)])
+def test_encoder(name: str, shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    encoder = ENCODERS[name]().build(shape)
+    features = encoder(torch.rand(6, *shape))
+    assert features.shape == (6, encoder.num_features)
+    (features * torch.randn_like(features)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+    encoder.eval()
+    x = torch.rand(4, *shape)
+    assert_close(encoder(x)[:1], encoder(x[:1]), rtol=1e-4, atol=1e-5)  # no batch statistics in evaluation mode
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_discriminator(name: str) -> None:
+    torch.manual_seed(0)
+    discriminator = DISCRIMINATORS[name]().build(3)
+    z = torch.randn(6, 3, requires_grad=True)
+    logits = discriminator(z)
+    assert logits.shape == (6,)
+    logits.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (z, *discriminator.parameters()))
+    assert_close(discriminator(z[:1]), logits[:1])  # an image's verdict does not depend on the others
+
+
+# ------------------------------------------------------------------------------------------------ batch normalisation
+
+
+def batch_norms(channels: int, dims: int, affine: bool) -> tuple[BatchNorm, nn.Module]:
+    """Ours and that of torch, with the same random parameters, in float64."""
+    torch.manual_seed(0)
+    ours = BatchNorm(channels, affine=affine).double()
+    theirs = (nn.BatchNorm1d if dims == 2 else nn.BatchNorm2d)(channels, affine=affine).double()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        b.data.copy_(nn.init.normal_(a))
+    return ours, theirs
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (4, 3, 5, 2)], ids=["1d", "2d"])
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+class TestBatchNorm:
+    def test_equals_that_of_torch(self, shape: tuple[int, ...], affine: bool) -> None:
+        ours, theirs = batch_norms(3, len(shape), affine)
+        with running_statistics(ours):
+            for _ in range(3):
+                x = (3 * torch.randn(shape).double() + 1).requires_grad_()
+                same = x.detach().clone().requires_grad_()
+                out = torch.randn(shape).double()
+                close(ours(x), theirs(same))
+                (ours_grad,) = torch.autograd.grad(BatchNorm.forward(copy.deepcopy(ours), x), x, out)
+                (theirs_grad,) = torch.autograd.grad(copy.deepcopy(theirs)(same), same, out)
+                close(ours_grad, theirs_grad)
+        close(ours.running_mean, theirs.running_mean)
+        close(ours.running_var, theirs.running_var)
+        x = torch.randn(shape).double()
+        close(ours.eval()(x), theirs.eval()(x))
+        close(ours(x)[:1], ours(x[:1]))
+
+    def test_running_statistics_move_only_in_their_context(self, shape: tuple[int, ...], affine: bool) -> None:
+        ours, _ = batch_norms(3, len(shape), affine)
+        other = BatchNorm(3)
+        model = nn.Sequential(ours, nn.ReLU())
+        before = copy.deepcopy(dict(ours.named_buffers()))
+
+        def unchanged() -> bool:
+            return all(torch.equal(before[name], buffer) for name, buffer in ours.named_buffers())
+
+        x = torch.randn(shape).double() + 5
+        with running_statistics(other):
+            model(x)
+        assert unchanged()
+        with running_statistics(model):
+            model.eval()(x)
+            assert unchanged()
+            model.train()(x)
+            assert not unchanged()
+        before = copy.deepcopy(dict(ours.named_buffers()))
+        with pytest.raises(KeyError), running_statistics(model):
+            raise KeyError
+        model(x)
+        assert unchanged()
+
+
+def shard(rank: int) -> Tensor:
+    """Images of one of two processes; the second has another mean."""
+    return torch.randn(3, 2, 2, 3, generator=keyed_generator("shard", rank), dtype=torch.float64) + 2 * rank
+
+
+# What one process does with its images: output, gradients of a loss that is a sum over the global batch, running
+# statistics. It reads the module by itself, because importing all of the package takes far longer than the test.
+NORMALISE = """
+def normalise(norm, running_statistics, x):
+    x.requires_grad_()
+    with running_statistics(norm):
+        y = norm(x)
+    (y.sin() * (1 + x.detach())).sum().backward()
+    gradients = {name: p.grad for name, p in norm.named_parameters()}
+    return {"y": y.detach(), "x": x.grad, **gradients, **dict(norm.named_buffers())}
+"""
+PROCESS = """
+import runpy, sys, torch
+import torch.distributed as dist
+module, folder, rank = sys.argv[1:]
+torch.set_num_threads(1)
+names = runpy.run_path(module)
+dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=int(rank), world_size=2)
+x, state = torch.load(f"{folder}/shard{rank}.pt")
+norm = names["BatchNorm"](2).double()
+norm.load_state_dict(state)
+torch.save(normalise(norm, names["running_statistics"], x), f"{folder}/{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_batch_norm_on_two_processes_equals_one(tmp_path: Path) -> None:
+    norm, _ = batch_norms(2, 4, True)
+    processes = []
+    for rank in range(2):
+        torch.save((shard(rank), norm.state_dict()), tmp_path / f"shard{rank}.pt")
+        command = [sys.executable, "-c", NORMALISE + PROCESS, normalization.__file__, str(tmp_path), str(rank)]
+        processes.append(subprocess.Popen(command))
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    names: dict[str, Any] = {}
+    exec(NORMALISE, names)
+    one = names["normalise"](norm, running_statistics, torch.cat([shard(0), shard(1)]))
+    for name in ("y", "x"):
+        close(torch.cat([rank[name] for rank in ranks]), one[name])
+    for name in ("weight", "bias"):
+        close(ranks[0][name] + ranks[1][name], one[name])
+    for name in ("running_mean", "running_var"):
+        close(ranks[0][name], one[name])
+        close(ranks[1][name], one[name])
+
+
+# --------------------------------------------------------------------------------------------------------------- draws
+
+
+class TestRowDraws:
+    def test_processes_take_their_rows_of_the_global_batch(self) -> None:
+        one = RowDraws(3, 17).normal("noise", 6, 2, 4)
+        parts = [RowDraws(3, 17, rank=rank, world_size=3).normal("noise", 2, 2, 4) for rank in range(3)]
+        assert torch.equal(torch.cat(parts), one)
+
+    def test_every_part_of_the_key_matters(self) -> None:
+        draws = [
+            RowDraws(*key).uniform(purpose, 4, 3)
+            for key, purpose in [((0, 1), "a"), ((1, 1), "a"), ((0, 2), "a"), ((0, 1), "b"), ((0, 11), "a")]
+        ]
+        assert len({tuple(d.flatten().tolist()) for d in draws}) == len(draws)
+        assert torch.equal(draws[0], RowDraws(0, 1).uniform("a", 4, 3))
+
+    def test_are_float32_whatever_the_default(self) -> None:
+        expected = [RowDraws(0).normal("a", 3, 2), RowDraws(0).uniform("a", 3, 2)]
+        torch.set_default_dtype(torch.float64)
+        try:
+            for drawn, reference in zip([RowDraws(0).normal("a", 3, 2), RowDraws(0).uniform("a", 3, 2)], expected):
+                assert_close(drawn, reference, rtol=0, atol=0)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    def test_leave_the_global_stream_alone(self) -> None:
+        state = torch.get_rng_state()
+        RowDraws(0).normal("a", 3, 2)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_are_the_same_on_every_machine(self) -> None:
+        assert keyed_generator("sample", 0).initial_seed() == 7802069131476947027

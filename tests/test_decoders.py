@@ -1,0 +1,316 @@
+"""Decoders: what a pixel may see, how the code enters, and that the fast sampler draws what the plain one draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from pixelgan_lightning.component import construct
+from pixelgan_lightning.decoders import Decoder, GatedPixelCNN, draw_uniforms, sample_by_full_passes
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, Likelihood
+
+CODE_DIM = 3
+
+
+def gated(**options: Any) -> GatedPixelCNN:
+    return GatedPixelCNN(**{"channels": 4, "layers": 2, "first_kernel": 3, "map_channels": 2, **options})
+
+
+# A new decoder, or a new option of one, joins all tests of this file by being listed here.
+DECODERS: dict[str, Decoder] = {
+    "location_invariant": gated(),
+    "location_dependent": gated(bias="location_dependent"),
+    "kernel5": gated(kernel=5, layers=1),
+    "first_kernel5": gated(first_kernel=5),
+    "first_kernel7": gated(first_kernel=7, layers=1, bias="location_dependent"),
+    "dilated": gated(dilations=(1, 2)),
+    "dilated_kernel5": gated(kernel=5, dilations=(2, 1), bias="location_dependent"),
+    "no_layers": gated(layers=0),
+    "one_layer": gated(layers=1),
+}
+LIKELIHOODS: dict[str, Likelihood] = {"bernoulli": Bernoulli(), "levels3": CategoricalLevels(3)}
+
+every_decoder = pytest.mark.parametrize("name", DECODERS)
+every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS.values(), ids=LIKELIHOODS)
+
+
+def build(
+    name: str, shape: tuple[int, int, int], likelihood: Likelihood | None = None, seed: int = 0, spread: float = 1.0
+) -> Decoder:
+    """A decoder of the list with random weights, in float64; ``spread`` multiplies its weights."""
+    torch.manual_seed(seed)
+    decoder = construct(DECODERS[name], Decoder).build(shape, CODE_DIM, likelihood or Bernoulli()).double()
+    with torch.no_grad():
+        for p in decoder.parameters():
+            p *= spread
+    return decoder
+
+
+def random_images(n: int, shape: tuple[int, int, int], levels: int = 2) -> Tensor:
+    return torch.randint(levels, (n, *shape)).double() / (levels - 1)
+
+
+def dependence(decoder: Decoder, x: Tensor, z: Tensor) -> Tensor:
+    """Which values each pixel's parameters depend on: bool ``[row, column, group, row', column', channel']``."""
+    groups = 1 if decoder.likelihood.channels_jointly else len(x)
+    jacobian = torch.func.jacrev(lambda image: decoder(image[None], z)[0].unflatten(0, (groups, -1)))(x)
+    return (jacobian != 0).any(1).permute(1, 2, 0, 4, 5, 3)  # from [group, parameter, row, column, channel', row', column']
+
+
+def reported(decoder: Decoder) -> Tensor:
+    """The same from ``receptive_field()``: all channels of the pixels in it, and the earlier channels of the pixel."""
+    channels, height, width = decoder.image_shape
+    groups = 1 if decoder.likelihood.channels_jointly else channels
+    field = decoder.receptive_field()
+    seen = torch.zeros(height, width, groups, height, width, channels, dtype=torch.bool)
+    for i in range(height):
+        for j in range(width):
+            for r in range(height):
+                for c in range(width):
+                    seen[i, j, :, r, c] = (r - i, c - j) in field
+            for group in range(groups):
+                seen[i, j, group, i, j, :group] = True
+    return seen
+
+
+@every_decoder
+@pytest.mark.parametrize("shape", [(1, 9, 7), (3, 5, 7)], ids=["grey", "colour"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+class TestCausality:
+    def test_no_pixel_sees_itself_or_what_comes_later(
+        self, name: str, shape: tuple[int, int, int], training: bool
+    ) -> None:
+        decoder = build(name, shape).train(training)
+        seen = dependence(decoder, torch.rand(shape).double(), torch.randn(1, CODE_DIM).double())
+        values = shape[0] * shape[1] * shape[2]  # in raster order, the channels of a pixel one after the other
+        assert seen.reshape(values, values).triu().sum() == 0
+
+    def test_the_receptive_field_is_the_reported_one(
+        self, name: str, shape: tuple[int, int, int], training: bool
+    ) -> None:
+        seen = torch.zeros((), dtype=torch.bool)
+        for seed in range(6):  # a unit of the head that is off hides what it would see
+            decoder = build(name, shape, seed=seed).train(training)
+            seen = seen | dependence(decoder, torch.rand(shape).double(), torch.randn(1, CODE_DIM).double())
+        assert torch.equal(seen, reported(decoder))
+
+
+def test_receptive_field_by_hand() -> None:
+    above = {(-1, -1), (-1, 0), (-1, 1)}
+    assert build("no_layers", (1, 3, 3)).receptive_field() == above | {(0, -1)}
+    one = build("one_layer", (1, 3, 3)).receptive_field()
+    assert one == {(r, c) for r in (-2, -1) for c in range(-2, 3)} | {(0, -1), (0, -2)}
+
+
+@every_decoder
+@every_likelihood
+def test_output_does_not_depend_on_other_images_of_the_batch(name: str, likelihood: Likelihood) -> None:
+    shape = (3, 4, 5)
+    decoder = build(name, shape, likelihood).train()
+    x, z = random_images(4, shape, likelihood.levels), torch.randn(4, CODE_DIM).double()
+    other_x, other_z = 1 - x, torch.randn(4, CODE_DIM).double()
+    other_x[2], other_z[2] = x[2], z[2]
+    assert torch.equal(decoder(x, z)[2], decoder(other_x, other_z)[2])
+
+
+@every_decoder
+def test_without_weights_on_pixels_nothing_depends_on_the_image(name: str) -> None:
+    """The pixels enter through three weights only: another way in would be a leak."""
+    shape = (3, 4, 5)
+    decoder = build(name, shape)
+    assert isinstance(decoder, GatedPixelCNN)
+    z = torch.randn(1, CODE_DIM).double()
+    x, other = random_images(1, shape), torch.rand(1, *shape).double()
+    assert not torch.equal(decoder(x, z), decoder(other, z))
+    for weight in (decoder.first_vertical.weight, decoder.first_horizontal.weight, decoder.head.colour_weight):
+        torch.nn.init.zeros_(weight)
+    assert torch.equal(decoder(x, z), decoder(other, z))
+
+
+class TestCode:
+    @staticmethod
+    def interior(name: str) -> tuple[Tensor, Tensor]:
+        """Parameters ``[code, pixel]`` of a constant image, at the pixels whose receptive field lies inside of it."""
+        shape = (1, 9, 13)
+        decoder = build(name, shape)
+        rows, columns = zip(*decoder.receptive_field(), strict=True)
+        params = decoder(torch.full((2, *shape), 0.5).double(), torch.randn(2, CODE_DIM).double())
+        inside = params[:, 0, -min(rows) :, -min(columns) : shape[2] - max(columns)].flatten(1)
+        assert inside.shape[1] > 1
+        return inside[0], inside[1]
+
+    @pytest.mark.parametrize("name", ["location_invariant", "one_layer", "kernel5", "first_kernel5", "dilated"])
+    def test_location_invariant_is_the_same_everywhere(self, name: str) -> None:
+        one, other = self.interior(name)
+        assert_close(one, one[:1].expand_as(one), rtol=0, atol=1e-12)
+        assert_close(other, other[:1].expand_as(other), rtol=0, atol=1e-12)
+        assert (one - other).abs().max() > 1e-4
+
+    @pytest.mark.parametrize("name", ["location_dependent", "first_kernel7"])
+    def test_location_dependent_differs_from_pixel_to_pixel(self, name: str) -> None:
+        one, other = self.interior(name)
+        response = one - other
+        assert (response[1:] - response[:-1]).abs().min() > 1e-6
+
+    @pytest.mark.parametrize("name", [name for name in DECODERS if name != "no_layers"])
+    def test_every_entry_of_the_code_reaches_every_pixel(self, name: str) -> None:
+        shape = (3, 3, 5)
+        reached = torch.zeros((), dtype=torch.bool)
+        for seed in range(3):  # a unit of the head that is off hides what it would see
+            decoder, x = build(name, shape, seed=seed), random_images(1, shape)
+            jacobian = torch.func.jacrev(lambda z, d=decoder, x=x: d(x, z[None])[0])(torch.randn(CODE_DIM).double())
+            reached = reached | (jacobian != 0)
+        assert reached.all()
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+class Recorded:
+    """The parameters that a sampler gave to the likelihood, as ``[B, P, H, W]``."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self.calls = decoder, list[Tensor]()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        likelihood = self.decoder.likelihood
+        draw = likelihood.sample
+
+        def sample(params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+            self.calls.append(params)
+            return draw(params, uniforms, temperature)
+
+        likelihood.sample = sample  # type: ignore[method-assign]
+        yield
+        del likelihood.sample
+
+    def params(self) -> Tensor:
+        _, height, width = self.decoder.image_shape
+        return torch.stack(self.calls, -1).unflatten(-1, (height, width, -1)).permute(0, 4, 1, 2, 3).flatten(1, 2)
+
+
+def sampler_inputs(decoder: Decoder, n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    decoder.to(dtype)
+    z = torch.randn(n, CODE_DIM).to(dtype)
+    return z, draw_uniforms(decoder, n, torch.Generator().manual_seed(7), z)
+
+
+@every_decoder
+@every_likelihood
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 3)], ids=["grey", "colour"])
+@torch.no_grad()
+def test_both_samplers_draw_the_same_images(
+    name: str, likelihood: Likelihood, shape: tuple[int, int, int], temperature: float
+) -> None:
+    decoder = build(name, shape, likelihood, spread=2)
+    z, uniforms = sampler_inputs(decoder, 4)
+    images = decoder.sample(z, uniforms, temperature)
+    assert torch.equal(images, sample_by_full_passes(decoder, z, uniforms, temperature))
+    assert images.shape == (4, *shape)
+    assert len(images.unique(dim=0)) > 1
+    likelihood.check(images)
+
+
+@pytest.mark.parametrize("name", ["location_dependent", "dilated_kernel5", "no_layers"])
+@every_likelihood
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 1), (1, 1, 7), (3, 8, 2), (2, 3, 9)])
+@torch.no_grad()
+def test_both_samplers_draw_the_same_images_of_odd_sizes(
+    name: str, likelihood: Likelihood, shape: tuple[int, int, int]
+) -> None:
+    decoder = build(name, shape, likelihood, spread=2)
+    z, uniforms = sampler_inputs(decoder, 3)
+    assert torch.equal(decoder.sample(z, uniforms), sample_by_full_passes(decoder, z, uniforms))
+
+
+@every_decoder
+@every_likelihood
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 3)], ids=["grey", "colour"])
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 1e-4)], ids=["float64", "float32"])
+@torch.no_grad()
+def test_sampler_uses_the_parameters_of_the_image_it_draws(
+    name: str, likelihood: Likelihood, shape: tuple[int, int, int], dtype: torch.dtype, atol: float
+) -> None:
+    """The network's parameters along a drawn image are those it was drawn from (in any precision, unlike the draws)."""
+    decoder = build(name, shape, likelihood, spread=2)
+    z, uniforms = sampler_inputs(decoder, 4, dtype)
+    recorded = Recorded(decoder)
+    with recorded():
+        images = decoder.sample(z, uniforms)
+    assert_close(recorded.params(), decoder(images, z), rtol=0, atol=atol)
+
+
+@every_decoder
+@torch.no_grad()
+def test_float32_samplers_differ_at_a_boundary_of_the_cdf_only(name: str) -> None:
+    shape, levels = (1, 6, 5), 3
+    decoder = build(name, shape, CategoricalLevels(levels), spread=2)
+    z, uniforms = sampler_inputs(decoder, 16, torch.float32)
+    params = decoder(plain := sample_by_full_passes(decoder, z, uniforms), z)
+    cdf = params.softmax(1).cumsum(1)[:, :-1]
+    margin = (cdf - uniforms.permute(0, 3, 1, 2)).abs().amin(1)
+    for image, reference, distance in zip(decoder.sample(z, uniforms), plain, margin, strict=True):
+        different = (image != reference).flatten().nonzero()
+        assert len(different) == 0 or distance.flatten()[different[0]] < 1e-5
+
+
+@torch.no_grad()
+def test_samples_follow_the_model() -> None:
+    """Frequencies of all 16 images of 2x2 pixels against ``exp(log p(x|z))``."""
+    decoder = build("location_dependent", (1, 2, 2), spread=2)
+    n = 20000
+    z = torch.randn(1, CODE_DIM).double().expand(n, -1)
+    images = decoder.sample(z, draw_uniforms(decoder, n, torch.Generator().manual_seed(1), z))
+    distinct, counts = images.unique(dim=0, return_counts=True)
+    p = decoder.likelihood.log_prob(decoder(distinct, z[: len(distinct)]), distinct).exp()
+    assert ((counts / n - p).abs() < 5 * (p * (1 - p) / n).sqrt() + 1e-12).all()
+    assert p.sum() > 0.99
+
+
+class TestUniforms:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+    def test_never_reach_one(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A draw of one would give a pixel the value that has probability zero."""
+        decoder = build("no_layers", (1, 2, 2))
+        largest = 1 - 2**-53
+        monkeypatch.setattr(torch, "rand", lambda *shape, dtype, generator: torch.full(shape, largest, dtype=dtype))
+        uniforms = draw_uniforms(decoder, 3, torch.Generator(), torch.zeros(0, dtype=dtype))
+        assert (uniforms < 1).all()
+
+    def test_are_a_function_of_the_generator(self) -> None:
+        decoder = build("no_layers", (3, 2, 4))
+        like = torch.zeros(0, dtype=torch.float64)
+        state = torch.get_rng_state()
+        one, same, other = (draw_uniforms(decoder, 5, torch.Generator().manual_seed(s), like) for s in (1, 1, 2))
+        assert one.shape == (5, 2, 4, 3)
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": 4}, r"kernel=4 .* odd numbers >= 3"),
+        ({"kernel": 1}, r"kernel=1 .* odd numbers >= 3"),
+        ({"first_kernel": 2}, r"first_kernel=2 .* odd numbers >= 3"),
+        ({"channels": 0}, r"channels=0 .* >= 1"),
+        ({"layers": -1}, r"layers=-1 .* >= 0"),
+        ({"map_channels": 0}, r"map_channels=0 .* >= 1"),
+        ({"layers": 2, "dilations": [1]}, r"dilations=\[1\] .* 2 numbers >= 1"),
+        ({"layers": 1, "dilations": [0]}, r"dilations=\[0\] .* 1 numbers >= 1"),
+        ({"bias": "somewhere"}, r"bias='somewhere' .* 'location_invariant' and 'location_dependent'"),
+    ],
+)
+def test_unusable_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        GatedPixelCNN(**options)
