@@ -2,6 +2,6 @@
 
 __version__ = "0.1.0"
 
-from pixelgan_lightning.model import PixelGAN  # noqa: E402  (the model reads the version)
+from pixelgan_lightning.model import PixelGAN  # after the version, which the model reads
 
 __all__ = ["PixelGAN", "__version__"]

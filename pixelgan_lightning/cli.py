@@ -34,7 +34,6 @@ FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data deci
 AT_RUNTIME = ("seed", "compile_decoder")  # model arguments that a checkpoint does not decide
 
 
-
 def say(line: str) -> None:
     """One line for the user, from the first process only."""
     if rank_zero_only.rank in (None, 0):
@@ -53,7 +52,9 @@ class SaveRunConfig(SaveConfigCallback):
             config.pop(key, None)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "config.yaml" if not (folder / "config.yaml").exists() else f"config-{_first_free(folder, 'config')}.yaml"
+        name = (
+            "config.yaml" if not (folder / "config.yaml").exists() else f"config-{_first_free(folder, 'config')}.yaml"
+        )
         self.parser.save(config, folder / name, skip_none=False, overwrite=True, multifile=False)
 
 
@@ -146,7 +147,9 @@ class PixelGANCLI(LightningCLI):
             init_args.name = ""
             folder = self.run_dir / str(self.subcommand)
             taken = folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0"
-            init_args.version = f"{self.subcommand}-{_first_free(self.run_dir, str(self.subcommand))}" if taken else self.subcommand
+            init_args.version = (
+                f"{self.subcommand}-{_first_free(self.run_dir, str(self.subcommand))}" if taken else self.subcommand
+            )
         elif logger == "WandbLogger" and init_args.get("name") is None:
             init_args.name = self.run_dir.name
 
@@ -309,4 +312,3 @@ def main(args: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-

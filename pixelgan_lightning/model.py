@@ -48,11 +48,11 @@ def inference(method: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M,
             for module, training in modes:
                 module.training = training
 
-    return wrapper
+    return wrapper  # type: ignore[return-value]
 
 
 class PixelGAN(pl.LightningModule):
-    """An encoder, a conditional PixelCNN as decoder, and a discriminator that makes all codes together look like a prior.
+    """An encoder, a conditional PixelCNN as decoder, a discriminator that makes all codes together look like a prior.
 
     It minimises ``-E_x E_q(z|x)[log p(x|z)] + KL(q(z)||p(z))``: the evidence lower bound without its mutual
     information term, the marginal KL replaced by a discriminator (section 2 of the paper).
@@ -109,6 +109,8 @@ class PixelGAN(pl.LightningModule):
             raise ConfigurationError(f"accumulate_batches={accumulate_batches} is not usable: allowed are numbers >= 1")
         if label_warmup_steps < 0:
             raise ConfigurationError(f"label_warmup_steps={label_warmup_steps} is not usable: allowed are numbers >= 0")
+        if encoder_lr is not None and not encoder_lr > 0:
+            raise ConfigurationError(f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and null")
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ConfigurationError(f"image_shape={list(image_shape)} is not usable: allowed are three numbers >= 1")
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
@@ -117,14 +119,12 @@ class PixelGAN(pl.LightningModule):
         self.label_warmup_steps, self.accumulate_batches = label_warmup_steps, accumulate_batches
         self.seed = seed
 
-        described = {
-            "prior": construct(prior or Categorical(10), Prior),
-            "encoder": construct(encoder or ConvEncoder(), Encoder),
-            "decoder": construct(decoder or GatedPixelCNN(), Decoder),
-            "likelihood": construct(likelihood or Bernoulli(), Likelihood),
-            "discriminator": construct(discriminator or MLPDiscriminator(), Discriminator),
-        }
-        described["posterior"] = construct(posterior or described["prior"].default_posterior(), Posterior)
+        self.prior: Prior = construct(prior or Categorical(10), Prior)
+        self.posterior: Posterior = construct(posterior or self.prior.default_posterior(), Posterior)
+        self.encoder: Encoder = construct(encoder or ConvEncoder(), Encoder)
+        self.decoder: Decoder = construct(decoder or GatedPixelCNN(), Decoder)
+        self.likelihood: Likelihood = construct(likelihood or Bernoulli(), Likelihood)
+        self.discriminator: Discriminator = construct(discriminator or MLPDiscriminator(), Discriminator)
         optimizers = {
             "reconstruction": _phase_optimizer(reconstruction),
             "discriminating": _phase_optimizer(discriminating),
@@ -135,7 +135,7 @@ class PixelGAN(pl.LightningModule):
             {
                 "image_shape": list(self.image_shape),
                 "num_classes": num_classes,
-                **{name: component.describe() for name, component in described.items()},
+                **{name: component.describe() for name, component in self.named_children()},  # type: ignore[operator]
                 **{name: {**asdict(o), "betas": list(o.betas)} for name, o in optimizers.items()},
                 "encoder_lr": encoder_lr,
                 "label_warmup_steps": label_warmup_steps,
@@ -145,19 +145,17 @@ class PixelGAN(pl.LightningModule):
             }
         )
         self.phase_optimizers = dict(zip(PHASES, optimizers.values(), strict=True))
-        self.prior: Prior = described["prior"]
-        self.likelihood: Likelihood = described["likelihood"]
-        self.encoder: Encoder = described["encoder"].build(self.image_shape)
-        self.posterior: Posterior = described["posterior"].build(self.encoder.num_features, self.prior)
-        self.decoder: Decoder = described["decoder"].build(self.image_shape, self.prior.code_dim, self.likelihood)
-        self.discriminator: Discriminator = described["discriminator"].build(self.prior.code_dim)
+        self.encoder.build(self.image_shape)
+        self.posterior.build(self.encoder.num_features, self.prior)
+        self.decoder.build(self.image_shape, self.prior.code_dim, self.likelihood)
+        self.discriminator.build(self.prior.code_dim)
         if compile_decoder:
             self.decoder.compile()  # in place: the keys of the state dict stay as they are
 
     # ---------------------------------------------------------------------------------------------------- the model
 
     def recognise(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Codes ``[B, code_dim]`` of images in the current mode, with gradients; without ``noise`` the posterior's mode."""
+        """Codes ``[B, code_dim]`` in the current mode, with gradients; without ``noise`` the posterior's mode."""
         return self.posterior(self.encoder(x), noise)
 
     def reconstruct(self, x: Tensor, z: Tensor) -> Tensor:
@@ -213,8 +211,8 @@ class PixelGAN(pl.LightningModule):
         finite = self.prior.enumerate()
         if finite is None:
             raise ConfigurationError(
-                f"prior={type(self.prior).__name__} has no exact log p(x): allowed are priors with finitely many codes, "
-                "for example Categorical"
+                f"prior={type(self.prior).__name__} has no exact log p(x): allowed are priors with finitely "
+                "many codes, for example Categorical"
             )
         codes, log_weights = (t.to(x) for t in finite)
         return torch.stack([self.reconstruct(x, code.repeat(len(x), 1)) for code in codes], 1) + log_weights
@@ -370,7 +368,8 @@ class PixelGAN(pl.LightningModule):
             k = self.prior.num_categories
             if k is not None and self.num_classes is not None and k < self.num_classes:
                 raise ConfigurationError(
-                    f"num_categories={k} is not usable with labels: allowed are numbers >= num_classes={self.num_classes}"
+                    f"num_categories={k} is not usable with labels: allowed are numbers >= {self.num_classes}, the "
+                    "number of classes"
                 )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
 
 @contextmanager
 def running_statistics(*modules: nn.Module) -> Iterator[None]:
-    """Let the running statistics of all :class:`BatchNorm` inside ``modules`` follow the batches seen in this context."""
+    """Let the running statistics of all :class:`BatchNorm` in ``modules`` follow the batches seen in this context."""
     layers = [layer for module in modules for layer in module.modules() if isinstance(layer, BatchNorm)]
     for layer in layers:
         layer.tracking = True

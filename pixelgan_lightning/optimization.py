@@ -46,6 +46,11 @@ class PhaseOptimizer:
             raise ConfigurationError(
                 f"schedule={self.schedule!r} is not usable: allowed are 'constant', 'cosine', 'linear'"
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigurationError(f"betas={list(self.betas)} is not usable: allowed are two values in [0, 1)")
+        for name in ("weight_decay", "final_lr_factor", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise ConfigurationError(f"{name}={getattr(self, name)} is not usable: allowed are values >= 0")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigurationError(f"clip_norm={self.clip_norm} is not usable: allowed are values > 0 and null")
 
@@ -57,7 +62,7 @@ class PhaseOptimizer:
         return optimizer
 
     def set_learning_rates(self, optimizer: Optimizer, step: int, total_steps: float) -> None:
-        """Set the rates for ``step``. They are a function of the step alone, so there is no schedule state to restore."""
+        """Set the rates for ``step``: a function of the step alone, so there is no schedule state to restore."""
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.factor(step, total_steps)
 

@@ -35,7 +35,7 @@ class RowDraws:
         self.key, self.rank, self.world_size = key, rank, world_size
 
     def __call__(self, purpose: str, rows: int, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
-        """``draw(rows * world_size, generator)`` keyed by the step and ``purpose``, cut to this process: ``[rows, ...]``."""
+        """``draw(rows * world_size, generator)`` keyed by step and ``purpose``, cut to this process."""
         everything = draw(rows * self.world_size, keyed_generator(*self.key, purpose))
         return everything[self.rank * rows : (self.rank + 1) * rows]
 

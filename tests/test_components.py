@@ -6,7 +6,8 @@ import copy
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from torch.testing import assert_close
 
 from pixelgan_lightning import normalization
 from pixelgan_lightning.component import Component, construct
-from pixelgan_lightning.decoders import Decoder, GatedPixelCNN
+from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, Likelihood
+from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels
 from pixelgan_lightning.normalization import BatchNorm, running_statistics
 from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, GaussianPosterior, Posterior
 from pixelgan_lightning.priors import Categorical, Gaussian, Prior
@@ -72,6 +73,15 @@ ALL: dict[str, Callable[[], Component]] = {
     **{f"discriminator-{name}": make for name, make in DISCRIMINATORS.items()},
     **OTHERS,
 }
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def names(members: dict[str, Any], condition: Callable[[Any], bool]) -> list[str]:
@@ -148,12 +158,12 @@ class TestConstruct:
         nested = {"class_path": "os.system", "init_args": {"command": "false"}}
         for value in (nested, [nested], {"key": nested}):
             description = {"class_path": f"{__name__}.Container", "init_args": {"parts": value}}
-            with pytest.raises(ConfigurationError, match="'os.system' is not a subclass of Component"):
+            with pytest.raises(ConfigurationError, match=r"'os\.system' is not a subclass of Component"):
                 construct(description, Component)
 
     @pytest.mark.parametrize("value", [3, "pixelgan_lightning.priors.Gaussian", {"init_args": {}}, Bernoulli(), None])
     def test_refuses_what_is_no_description(self, value: Any) -> None:
-        with pytest.raises(ConfigurationError, match="^prior=.* a Prior or a dictionary with class_path and init_args$"):
+        with pytest.raises(ConfigurationError, match=r"^prior=.* a Prior or a dictionary with"):
             construct(value, Prior)
 
     def test_arguments_may_be_missing(self) -> None:
@@ -202,15 +212,13 @@ class TestPrior:
         assert not torch.equal(first, other)
         assert torch.equal(torch.get_rng_state(), state)
 
-    def test_samples_do_not_depend_on_the_default_dtype(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_samples_do_not_depend_on_the_default_dtype(self, name: str) -> None:
         """Lightning's ``64-true`` changes it while a batch is trained on."""
         prior = PRIORS[name]()
         expected = prior.sample(7, torch.Generator().manual_seed(3))
-        torch.set_default_dtype(torch.float64)
-        try:
-            assert_close(prior.sample(7, torch.Generator().manual_seed(3)), expected, rtol=0, atol=0)
-        finally:
-            torch.set_default_dtype(torch.float32)
+        with default_dtype(torch.float64):
+            drawn = prior.sample(7, torch.Generator().manual_seed(3))
+        assert_close(drawn, expected, rtol=0, atol=0)
 
     def test_default_posterior_fits(self, name: str) -> None:
         prior = PRIORS[name]()
@@ -588,12 +596,9 @@ class TestRowDraws:
 
     def test_are_float32_whatever_the_default(self) -> None:
         expected = [RowDraws(0).normal("a", 3, 2), RowDraws(0).uniform("a", 3, 2)]
-        torch.set_default_dtype(torch.float64)
-        try:
-            for drawn, reference in zip([RowDraws(0).normal("a", 3, 2), RowDraws(0).uniform("a", 3, 2)], expected):
-                assert_close(drawn, reference, rtol=0, atol=0)
-        finally:
-            torch.set_default_dtype(torch.float32)
+        with default_dtype(torch.float64):
+            drawn = [RowDraws(0).normal("a", 3, 2), RowDraws(0).uniform("a", 3, 2)]
+        assert_close(drawn, expected, rtol=0, atol=0)
 
     def test_leave_the_global_stream_alone(self) -> None:
         state = torch.get_rng_state()

@@ -137,7 +137,8 @@ class TestContract:
     def test_check_refuses(self, likelihood: Likelihood, value: float) -> None:
         x = torch.zeros(2, 1, 3, 3)
         x[1, 0, 2, 1] = value
-        with pytest.raises(ConfigurationError, match=rf"image value {value:.6g} .*levels={likelihood.levels}") as caught:
+        message = rf"image value {value:.6g} .*levels={likelihood.levels}"
+        with pytest.raises(ConfigurationError, match=message) as caught:
             likelihood.check(x)
         assert "\n" not in str(caught.value)
 
@@ -175,5 +176,5 @@ class TestCategoricalLevels:
         assert (4 * drawn).squeeze(1).tolist() == [1, 1, 2, 2, 3, 3]
 
     def test_levels_below_two(self) -> None:
-        with pytest.raises(ConfigurationError, match="levels=1 .* >= 2"):
+        with pytest.raises(ConfigurationError, match=r"levels=1 .* >= 2"):
             CategoricalLevels(1)

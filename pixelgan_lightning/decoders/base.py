@@ -53,12 +53,14 @@ def sample_by_full_passes(decoder: Decoder, z: Tensor, uniforms: Tensor, tempera
                 if likelihood.channels_jointly:
                     x[:, :, row, column] = likelihood.sample(params, u, temperature)
                 else:
-                    x[:, group : group + 1, row, column] = likelihood.sample(params, u[:, group : group + 1], temperature)
+                    x[:, group : group + 1, row, column] = likelihood.sample(
+                        params, u[:, group : group + 1], temperature
+                    )
     return x
 
 
 def draw_uniforms(decoder: Decoder, n: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    """The uniforms ``[n, H, W, U]`` in [0, 1) that sampling ``n`` images takes; float64 or float32, as ``like`` needs."""
+    """The uniforms ``[n, H, W, U]`` in [0, 1) that ``n`` images take; float64 or float32, as ``like`` needs."""
     channels, height, width = decoder.image_shape
     per_pixel = decoder.likelihood.uniforms_per_pixel(channels)
     uniforms = torch.rand(n, height, width, per_pixel, generator=generator, dtype=torch.float64)

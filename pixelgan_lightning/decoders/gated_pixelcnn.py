@@ -35,7 +35,13 @@ def gate(x: Tensor) -> Tensor:
 
 
 class GatedLayer(nn.Module):
-    """One step of both stacks: ``y = tanh(W_f * x + b_f(z)) . sigmoid(W_g * x + b_g(z))``, residual on the horizontal one."""
+    """Both stacks: ``y = tanh(W_f * x + b_f(z)) . sigmoid(W_g * x + b_g(z))``, residual on the horizontal one."""
+
+    vertical: nn.Conv2d
+    horizontal: nn.Conv2d
+    link: nn.Conv2d
+    out: nn.Conv2d
+    bias: nn.Conv2d
 
     def __init__(self, channels: int, kernel: int, dilation: int, code_channels: int) -> None:
         super().__init__()
@@ -62,6 +68,8 @@ class Head(nn.Module):
     For each channel c: ``relu(W_c relu(h) + U_c x_<c)``, then a linear map to that channel's parameters. With one
     channel, or a likelihood that models channels jointly, there is no ``U``.
     """
+
+    mask: Tensor
 
     def __init__(self, channels: int, groups: int, params: int) -> None:
         super().__init__()
@@ -163,6 +171,10 @@ class GatedPixelCNN(Decoder):
         for layer in self.layers:
             v, h = layer(v, h, code)
         return self.head(h, x)
+
+    def gated_layers(self) -> list[GatedLayer]:
+        """The gated layers from the image upwards."""
+        return [layer for layer in self.layers if isinstance(layer, GatedLayer)]
 
     def receptive_field(self) -> frozenset[Offset]:
         reach = self.first_kernel // 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer, GatedPixelCNN
@@ -33,13 +33,13 @@ def sample_incrementally(decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, te
     # The image in [-1, 1] with the zeros that the convolutions pad, so that every window is a plain slice.
     padded = z.new_zeros(batch, colours, reach + height, reach + width + reach)
     code = decoder.code_map(z)
-    layers = [_LayerState(layer, code, batch, height, width) for layer in decoder.layers]
+    layers = [_LayerState(layer, code, batch, height, width) for layer in decoder.gated_layers()]
     first_weight = decoder.first_horizontal.weight.flatten(1).t().contiguous()  # [(colour, column), C]
     head = _HeadState(decoder)
 
     for row in range(height):
         v = decoder.first_vertical(padded[:, :, row : row + reach, :])  # [B, C, 1, W]
-        left = decoder.first_link(v) + decoder.first_horizontal.bias.view(1, -1, 1, 1)
+        left = decoder.first_link(v) + _bias(decoder.first_horizontal).view(1, -1, 1, 1)
         left = left.squeeze(2).permute(2, 0, 1).contiguous()  # [W, B, C]
         for layer in layers:
             v = layer.start_row(v, row)
@@ -76,7 +76,7 @@ class _LayerState:
         v = layer.vertical(self.rows[:, :, row : row + pad + 1]) + self.bias_v[:, :, at : at + 1]
         f, g = v.chunk(2, dim=1)
         v = f.tanh() * g.sigmoid()
-        start = layer.link(v) + self.bias_h[:, :, at : at + 1] + layer.horizontal.bias.view(1, -1, 1, 1)
+        start = layer.link(v) + self.bias_h[:, :, at : at + 1] + _bias(layer.horizontal).view(1, -1, 1, 1)
         self.start = start.squeeze(2).permute(2, 0, 1).contiguous()  # [W, B, 2C]
         return v
 
@@ -85,7 +85,7 @@ class _LayerState:
         self.columns[:, self.pad + column] = h
         window = self.columns[:, column : column + self.pad + 1 : self.layer.dilation].reshape(len(h), -1)
         f, g = torch.addmm(self.start[column], window, self.weight).chunk(2, dim=1)
-        return torch.addmm(self.layer.out.bias, f.tanh() * g.sigmoid(), self.out_weight) + h
+        return torch.addmm(_bias(self.layer.out), f.tanh() * g.sigmoid(), self.out_weight) + h
 
 
 class _HeadState:
@@ -94,8 +94,8 @@ class _HeadState:
     def __init__(self, decoder: GatedPixelCNN) -> None:
         head = decoder.head
         self.likelihood, self.groups = decoder.likelihood, head.groups
-        self.hidden = list(zip(head.hidden.weight.flatten(1).chunk(head.groups), head.hidden.bias.chunk(head.groups), strict=True))
-        self.params = list(zip(head.params.weight.flatten(1).chunk(head.groups), head.params.bias.chunk(head.groups), strict=True))
+        self.hidden = _matrices(head.hidden, head.groups)
+        self.params = _matrices(head.params, head.groups)
         self.colours = (head.colour_weight * head.mask).flatten(1).chunk(head.groups) if head.groups > 1 else ()
 
     def sample(self, h: Tensor, u: Tensor, temperature: float) -> Tensor:
@@ -112,3 +112,13 @@ class _HeadState:
             params = F.linear(hidden.relu(), *self.params[c])
             values[:, c : c + 1] = self.likelihood.sample(params, u[:, c : c + 1], temperature)
         return values
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def _matrices(conv: nn.Conv2d, groups: int) -> list[tuple[Tensor, Tensor]]:
+    """The weight ``[out, in]`` and bias of each group of output channels of a 1x1 convolution."""
+    return list(zip(conv.weight.flatten(1).chunk(groups), _bias(conv).chunk(groups), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Self
 
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class MLPDiscriminator(Discriminator):
 
     def build(self, code_dim: int) -> Self:
         sizes = [code_dim, *self.widths]
-        layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
         return self
 

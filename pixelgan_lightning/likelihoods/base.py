@@ -31,7 +31,7 @@ class Likelihood(Component):
         return channels
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """``log p(x|params)`` in nats per image, ``[B]``, for ``[B, P, H, W]`` and ``[B, C, H, W]``; float32 or better."""
+        """``log p(x|params)``, nats per image ``[B]``, of ``[B, P, H, W]`` and ``[B, C, H, W]``; float32 or better."""
         raise NotImplementedError
 
     def sample(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:

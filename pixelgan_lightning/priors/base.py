@@ -51,7 +51,7 @@ class Prior(Component):
         return None
 
     def manifold(self, side: int) -> Tensor | None:
-        """For two-dimensional priors: ``[side * side, 2]`` codes on a grid of equal prior mass, row-major from top left."""
+        """For two-dimensional priors: codes ``[side * side, 2]`` on a grid of equal mass, row-major from top left."""
         return None
 
     def default_posterior(self) -> Posterior:

@@ -1,0 +1,47 @@
+"""What the README shows runs as written (with fewer epochs)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pixelgan_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (quick_start,) = [block for block in PYTHON if "PixelGAN(" in block]
+    assert "max_epochs=20" in quick_start
+    names: dict[str, object] = {}
+    exec(quick_start.replace("max_epochs=20", "max_steps=3"), names)
+    assert names["codes"].shape == (250, 10)  # type: ignore[attr-defined]
+    assert names["log_p"].shape == (250,)  # type: ignore[attr-defined]
+    assert names["images"].shape == (16, 1, 8, 8)  # type: ignore[attr-defined]
+
+
+def test_own_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (snippet,) = [block for block in PYTHON if "class Ring" in block]
+    (tmp_path / "my_priors.py").write_text(snippet)
+    (command,) = re.findall(r"pixelgan (fit .*my_priors.Ring)", README)
+    main([*command.split(), "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--run_dir", "run"])
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+    assert "my_priors.Ring" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_files_and_targets_exist() -> None:
+    for name in re.findall(r"`((?:configs|datamodules|callbacks|tests|pixelgan_lightning)/[\w/]*(?:\.\w+)?)`", README):
+        assert (ROOT / name).exists(), name
+    for config in re.findall(r"configs/[\w/]+\.yaml", README):
+        assert (ROOT / config).is_file(), config
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", README):
+        if target != "are":  # "`make` are all it takes"
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
