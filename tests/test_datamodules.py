@@ -436,6 +436,18 @@ def test_mnist_reads_the_real_format(mnist_dir: str, capfd: pytest.CaptureFixtur
     assert labels.tolist() == [i % 10 for i in range(60)]
 
 
+def test_smaller_mnist_is_the_mean_of_squares(mnist_dir: str) -> None:
+    large = MNISTDataModule(mnist_dir, num_val=100, binarization="none")
+    small = MNISTDataModule(mnist_dir, num_val=100, binarization="none", side=14)
+    assert small.image_shape == (1, 14, 14)
+    images, means = large.load_split("test")[0].double(), small.load_split("test")[0]
+    by_hand = sum(images[:, :, i::2, j::2] for i in range(2) for j in range(2)) / 4
+    assert means.dtype == torch.uint8
+    assert (by_hand - means).abs().max() <= 0.5
+    with pytest.raises(ConfigurationError, match=r"side=16 is not usable: allowed are 28, 14 and 7"):
+        MNISTDataModule(mnist_dir, side=16)
+
+
 def test_mnist_folder_comes_from_the_environment(mnist_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXELGAN_DATA", mnist_dir)
     assert MNISTDataModule().data_dir == mnist_dir
