@@ -70,12 +70,12 @@ every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS.values(), i
 def build(
     name: str, shape: tuple[int, int, int], likelihood: Likelihood | None = None, seed: int = 0, spread: float = 1.0
 ) -> Decoder:
-    """A decoder of the list with random weights, in float64; ``spread`` multiplies its weights."""
+    """A decoder of the list with random weights, in float64; ``spread`` multiplies its weights (not its biases)."""
     torch.manual_seed(seed)
     decoder = construct(DECODERS[name], Decoder).build(shape, CODE_DIM, likelihood or Bernoulli()).double()
     with torch.no_grad():
         for p in decoder.parameters():
-            p *= spread
+            p *= spread if p.dim() > 1 else 1
     return decoder
 
 

@@ -175,6 +175,13 @@ class TestCategoricalLevels:
         drawn = CategoricalLevels(5).sample(p.log().expand(6, -1), torch.tensor(uniforms, dtype=torch.float64)[:, None])
         assert (4 * drawn).squeeze(1).tolist() == [1, 1, 2, 2, 3, 3]
 
+    def test_values_are_rounded_to_their_level(self) -> None:
+        """A grey value that was computed in another way than ``level / (L - 1)`` may be off in the last digit."""
+        likelihood = CategoricalLevels(256)
+        x, params = below(likelihood).view(-1, 1, 1, 1), torch.randn(1, 256, 1, 1).double().expand(256, -1, -1, -1)
+        for off in (-1e-6, 1e-6):
+            assert torch.equal(likelihood.log_prob(params, x + off), likelihood.log_prob(params, x))
+
     def test_levels_below_two(self) -> None:
         with pytest.raises(ConfigurationError, match=r"levels=1 .* >= 2"):
             CategoricalLevels(1)
