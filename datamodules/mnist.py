@@ -28,8 +28,8 @@ class MNISTDataModule(ImageDataModule):
         data_dir: folder that holds (or gets) ``MNIST/raw`` with the four uncompressed IDX files, the layout of
             torchvision; None for the environment variable ``PIXELGAN_DATA``, or ``data`` where that is not set.
         num_val: number of images at the end of the training file that are validation images.
-        side: height and width: 28, or 14 or 7 by averaging squares of 2x2 or 4x4 pixels (rounded to 256 levels). Smaller
-            images are a data set of their own, several times cheaper to learn; say so beside every number.
+        side: height and width: 28, or 14 or 7 by averaging squares of 2x2 or 4x4 pixels, rounded to a level. Smaller
+            images are another data set, several times cheaper to learn; say so beside every number.
         download: fetch files that are missing.
         binarization: see :class:`~pixelgan_lightning.datamodules.base.ImageDataModule`.
         kwargs: see :class:`~pixelgan_lightning.datamodules.base.ImageDataModule`.

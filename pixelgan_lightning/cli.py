@@ -6,68 +6,99 @@ checkpoint brings the configuration of its run along, and unusable values end in
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
-import time
-import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
+import jsonargparse
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
 
-import pixelgan_lightning.callbacks
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
+from pixelgan_lightning.callbacks import PredictionTable
+from pixelgan_lightning.decoders import Decoder
+from pixelgan_lightning.discriminators import Discriminator
+from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import PixelGAN
+from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.posteriors import Posterior
+from pixelgan_lightning.priors import Prior
+from pixelgan_lightning.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    VARIABLE,
+    checkpoint_file,
+    first_free,
+    place_loggers,
+    run_folder,
+    run_folder_scope,
+    run_of,
+)
 
-RUN_DIR_VARIABLE = "PIXELGAN_RUN_DIR"  # set for the processes that DDP starts, so that all use one folder
+COMPONENTS = {
+    "prior": Prior,
+    "posterior": Posterior,
+    "encoder": Encoder,
+    "decoder": Decoder,
+    "likelihood": Likelihood,
+    "discriminator": Discriminator,
+}
+OPTIMIZERS = ("reconstruction", "discriminating", "generating", "classification")
 FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data decides
 AT_RUNTIME = ("seed", "compile_decoder")  # model arguments that a checkpoint does not decide
 
 
-def say(line: str) -> None:
-    """One line for the user, from the first process only."""
-    if rank_zero_only.rank in (None, 0):
-        print(line, flush=True)
+class Parser(LightningArgumentParser):
+    """Says in one line what is wrong with an argument."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser inside a parser, whose caller reports
+            super().error(message, ex)
+        base_classes: dict[str, type] = {f"model.{name}": base for name, base in COMPONENTS.items()}
+        base_classes |= {"data": pl.LightningDataModule, "trainer.callbacks": Callback, "trainer.logger": Logger}
+        hint = "" if "Parser key" in message else " (see pixelgan --help, pixelgan fit --help)"
+        self.exit(2, f"error: {one_line(message, base_classes)}{hint}\n")
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the whole resolved configuration of a fit into the run's folder."""
+    """Writes the whole resolved configuration of a fit into the run's folder, once training starts."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage != "fit" or not trainer.is_global_zero or self.already_saved:
+        """Nothing yet: a run that is refused leaves no configuration behind."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self.already_saved = True
-        config = self.config.clone()
-        for key in ("run_dir", "ckpt_path", "config"):
-            config.pop(key, None)
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        name = (
-            "config.yaml" if not (folder / "config.yaml").exists() else f"config-{_first_free(folder, 'config')}.yaml"
-        )
-        self.parser.save(config, folder / name, skip_none=False, overwrite=True, multifile=False)
+        name = first_free(folder, Path(CONFIG).stem, Path(CONFIG).suffix)
+        self.parser.save(self.config, folder / name, skip_unset=False, overwrite=True, multifile=False)
 
 
 class PixelGANCLI(LightningCLI):
     """LightningCLI for :class:`PixelGAN` and any data module."""
 
-    def __init__(self, args: Sequence[str] | None = None) -> None:
+    def __init__(self, args: Sequence[str]) -> None:
         super().__init__(
             PixelGAN,
             pl.LightningDataModule,
+            parser_class=Parser,
             subclass_mode_data=True,
-            save_config_callback=SaveRunConfig,
-            seed_everything_default=0,
+            save_config_callback=None,  # added below, with the configuration as it was given
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the model stores its own description, with or without command line
             parser_kwargs={"prog": "pixelgan", "description": "PixelGAN autoencoders"},
@@ -75,6 +106,19 @@ class PixelGANCLI(LightningCLI):
         )
 
     # ------------------------------------------------------------------------------------------------ the arguments
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="Key of all random draws.")
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """In Python the model takes plain dictionaries too; here only classes, so that their arguments are checked."""
+        parser.add_lightning_class_args(pl.Trainer, "trainer")
+        parser.add_class_arguments(PixelGAN, "model", skip={*COMPONENTS, *OPTIMIZERS})
+        for name, base in COMPONENTS.items():
+            parser.add_subclass_arguments(base, f"model.{name}")
+        for name in OPTIMIZERS:
+            parser.add_class_arguments(PhaseOptimizer, f"model.{name}")
+        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -87,7 +131,7 @@ class PixelGANCLI(LightningCLI):
         parser.set_defaults(
             {
                 "checkpoint.save_last": True,
-                "trainer.accelerator": "auto",
+                "checkpoint.enable_version_counter": False,  # a continued run writes on into its own folder
                 "trainer.logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}},
                 "data": {"class_path": "DigitsDataModule"},
                 "model.prior": {"class_path": "Categorical"},
@@ -99,74 +143,102 @@ class PixelGANCLI(LightningCLI):
         )
         for name in FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
             parser.set_defaults({"return_predictions": False})  # a table on disk, not tensors in memory
+        if subcommand == "test":
+            parser.set_defaults({"verbose": False})  # the table of results is printed below
         return parser
 
-    def _parse_ckpt_path(self) -> None:
-        """The model is what the checkpoint says it is; a flag that says otherwise is named and not used."""
-        config = self.config[self.config.subcommand]
-        if config.get("ckpt_path") is None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """The model is what the checkpoint says it is; what the user says otherwise is named and not used."""
+        _require_class_first(args)
+        args = _with_packaged_configs(args)
+        self._stored: dict[str, Any] = {}
+        checkpoint = _option(args, "--ckpt_path")
+        if checkpoint is None:
+            self.config = parser.parse_args(args)
+            if self.config[self.config.subcommand].ckpt_path is not None:
+                raise ConfigurationError("ckpt_path in a configuration file is not usable: give it on the command line")
             return
-        path = _checkpoint_file(config.ckpt_path, config.get("run_dir"))
-        config.ckpt_path = str(path)
+        path = checkpoint_file(checkpoint, _option(args, "--run_dir"))
+        self._stored = _description(path)
+        defaults = _defaults(self._stored)
         try:
-            stored = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
-        except Exception as error:
-            raise ConfigurationError(f"ckpt_path={path} cannot be read as a checkpoint: {error}") from error
-        stored = {k: v for k, v in stored.items() if k not in (*FROM_DATA, *AT_RUNTIME)}
-        given = json.loads(json.dumps(config.model.as_dict(), default=str))
-        for key, mine, theirs in _differences(given, stored, "model"):
+            for subparser in self._subcommand_parsers.values():
+                subparser.set_defaults(defaults)
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"ckpt_path={path} is not usable: {error} (set PYTHONPATH?)") from error
+        # With what is stored as default, a difference is what somebody asked for.
+        self.config = parser.parse_args(_with_run_config(args, path))
+        command = self.config.subcommand
+        stored = parser.parse_args([command])[command].model
+        given = self.config[command].model
+        stored.compile_decoder = given.compile_decoder
+        for key, mine, theirs in _differences(given.as_dict(), stored.as_dict(), "model"):
             say(f"{key}: {mine!r} is not used, the checkpoint has {theirs!r}")
-        self.config = self.parser.parse_object({self.config.subcommand: {"model": stored}}, self.config)
+        self.config[command].model, self.config[command].ckpt_path = stored, str(path)
+
+    def _parse_ckpt_path(self) -> None:
+        """Done above."""
 
     # -------------------------------------------------------------------------------------------------- the run folder
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        self.run_dir = _run_dir(config, self.subcommand)
-        os.environ[RUN_DIR_VARIABLE] = str(self.run_dir)
+        given = config.clone()
+        for key in ("run_dir", "ckpt_path", "config"):
+            given.pop(key, None)
+        self._save_config = SaveRunConfig(self._parser(self.subcommand), given)
+        if config.trainer.fast_dev_run:
+            self._scratch = TemporaryDirectory(prefix="pixelgan-")  # vanishes with this object
+            self.run_dir = Path(self._scratch.name)
+        else:
+            self.run_dir = run_folder(config, str(self.subcommand))
+        os.environ[VARIABLE] = str(self.run_dir)
         config.run_dir = config.trainer.default_root_dir = str(self.run_dir)
         if config.checkpoint.dirpath is None:
-            config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
-        loggers = config.trainer.logger
-        for logger in loggers if isinstance(loggers, list) else [loggers]:
-            if hasattr(logger, "init_args") and "save_dir" in logger.init_args:
-                self._place(logger.class_path.rpartition(".")[2], logger.init_args)
-        say(f"run folder: {self.run_dir}")
+            config.checkpoint.dirpath = str(self.run_dir / CHECKPOINTS)
+        place_loggers(config.trainer.logger, self.run_dir, str(self.subcommand))
 
-    def _place(self, logger: str, init_args: Any) -> None:
-        """Let a logger write into the run's folder, one sub-folder per command, never over an earlier one."""
-        init_args.save_dir = str(self.run_dir)
-        if logger in ("CSVLogger", "TensorBoardLogger"):
-            init_args.name = ""
-            folder = self.run_dir / str(self.subcommand)
-            taken = folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0"
-            init_args.version = (
-                f"{self.subcommand}-{_first_free(self.run_dir, str(self.subcommand))}" if taken else self.subcommand
-            )
-        elif logger == "WandbLogger" and init_args.get("name") is None:
-            init_args.name = self.run_dir.name
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:  # what jsonargparse, and the trainer, make of an unusable value
+            raise ConfigurationError(reason(error) or one_line(str(error), {})) from error
+        theirs, mine = self._stored.get("image_shape"), list(self.model.image_shape)
+        if theirs is not None and theirs != mine:
+            raise ConfigurationError(f"data with image_shape={mine} is not usable: the checkpoint is for {theirs}")
+
+    def after_instantiate_classes(self) -> None:
+        if not self.trainer.fast_dev_run:
+            say(f"run folder: {self.run_dir}")
+        if self.subcommand != "fit" and not self._stored:
+            say(f"{self.subcommand} without --ckpt_path: the model has its initial weights")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        keep = config.get("enable_checkpointing") is not False
-        extra = [self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys if keep]
         callbacks = config.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        extra: list[Callback] = []
+        if config.get("enable_checkpointing") is not False:
+            extra.append(self._get(self.config_init, "checkpoint"))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             extra.append(RichProgressBar())
+        if self.subcommand == "fit":
+            extra.append(self._save_config)
+        if self.subcommand == "predict" and not any(isinstance(c, PredictionTable) for c in callbacks):
+            extra.append(PredictionTable())
         return self._instantiate_trainer(config, extra)
 
     # ------------------------------------------------------------------------------------------------- what is printed
 
     def after_fit(self) -> None:
-        last = self.run_dir / "checkpoints" / "last.ckpt"
+        last = self.run_dir / CHECKPOINTS / "last.ckpt"
         if last.exists():
             say(f"next: pixelgan test --ckpt_path {last}")
 
@@ -175,110 +247,119 @@ class PixelGANCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         results = {k: v.item() for k, v in sorted(self.trainer.callback_metrics.items())}
-        if not self.trainer.fast_dev_run:
-            (self.run_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        (self.run_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         table = Table(title=f"test results of {self.run_dir}")
         table.add_column("quantity")
         table.add_column("value", justify="right")
         for name, value in results.items():
             table.add_row(name, f"{value:.4f}")
         Console().print(table)
-        for picture in sorted((self.run_dir / "images").glob("**/*.png")):
-            if "test" in picture.name or "test" in picture.parent.name:
-                say(f"picture: {picture}")
+        for picture in sorted((self.run_dir / "images").glob("**/test_*.png")):
+            say(f"picture: {picture}")
+
+    def after_predict(self) -> None:
+        for table in sorted((self.run_dir / "predictions").glob("*.csv")):
+            say(f"table: {table}")
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
-def _first_free(folder: Path, stem: str) -> int:
-    """The smallest n >= 1 for which nothing in ``folder`` is called ``stem-n`` (with any suffix)."""
-    n = 1
-    while any(folder.glob(f"{stem}-{n}*")):
-        n += 1
-    return n
-
-
-def _run_dir(config: Any, subcommand: str | None) -> Path:
-    """A new folder for a new run; the folder of the checkpoint for what follows from it."""
-    if os.environ.get(RUN_DIR_VARIABLE) and os.environ.get("LOCAL_RANK", "0") != "0":
-        return Path(os.environ[RUN_DIR_VARIABLE])
-    wanted = config.get("run_dir")
-    checkpoint = config.get("ckpt_path")
-    if checkpoint is not None:
-        return Path(wanted) if wanted else _run_of(Path(checkpoint))
-    if wanted is None:
-        job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "none")
-        name = job if job != "none" else time.strftime("%Y%m%d-%H%M%S")
-        folder = Path("runs") / f"{type_name(config.data)}-{name}"
-    else:
-        folder = Path(wanted)
-    if (folder / "config.yaml").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
-        taken = folder
-        folder = folder.with_name(f"{folder.name}-{_first_free(folder.parent, folder.name)}")
-        say(f"{taken} holds an earlier run; this one goes to {folder} (to go on with that one: --ckpt_path last)")
-    return folder
-
-
-def type_name(data: Any) -> str:
-    """``digits`` for ``DigitsDataModule``."""
-    return data.class_path.rpartition(".")[2].removesuffix("DataModule").lower() or "run"
-
-
-def _run_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint lies in."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
-def _checkpoint_file(given: str, run_dir: str | None) -> Path:
-    """The file that ``--ckpt_path`` means.
+def _description(checkpoint: Path) -> dict[str, Any]:
+    """The arguments of the model in a checkpoint.
 
     Raises:
-        ConfigurationError: there is none; a run never starts from scratch when it was told to go on.
+        ConfigurationError: the file is no checkpoint of a :class:`PixelGAN`.
     """
-    if given == "last":
-        if run_dir is None:
-            raise ConfigurationError("ckpt_path=last is not usable without run_dir: name the run's folder")
-        path = Path(run_dir) / "checkpoints" / "last.ckpt"
-    else:
-        path = Path(given)
-    if not path.is_file():
-        raise ConfigurationError(f"ckpt_path={given} is not usable: there is no file {path}")
-    return path
+    try:
+        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        description: dict[str, Any] = content["hyper_parameters"]
+    except Exception as error:  # unpickling raises anything
+        what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise ConfigurationError(
+            f"ckpt_path={checkpoint} is not usable: allowed are checkpoints of this model ({what})"
+        ) from error
+    return description
+
+
+def _defaults(description: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint decides about the model, by key of the command line."""
+    defaults = {}
+    for name, value in description.items():
+        if name in OPTIMIZERS:
+            defaults.update({f"model.{name}.{key}": v for key, v in value.items()})
+        elif name not in (*FROM_DATA, *AT_RUNTIME):
+            defaults[f"model.{name}"] = value
+    return defaults
 
 
 def _differences(given: Any, stored: Any, key: str) -> list[tuple[str, Any, Any]]:
-    """Leaves of ``stored`` that ``given`` has with another value: ``(key, given, stored)``."""
-    if isinstance(given, dict) and isinstance(stored, dict):
-        if "class_path" in stored and given.get("class_path") != stored["class_path"]:
-            return [(key, given.get("class_path"), stored["class_path"])]
-        return [d for k in stored if k in given for d in _differences(given[k], stored[k], f"{key}.{k}")]
-    as_list = [list(v) if isinstance(v, tuple) else v for v in (given, stored)]
-    return [] if given is None or as_list[0] == as_list[1] else [(key, given, stored)]
+    """Leaves in which ``given`` differs from ``stored``: ``(key, given, stored)``; a class, where these differ."""
+    if given is None and isinstance(stored, dict):  # nothing was asked for
+        return []
+    if not (isinstance(given, dict) and isinstance(stored, dict)):
+        given, stored = (list(value) if isinstance(value, tuple) else value for value in (given, stored))
+        return [] if given == stored else [(key, given, stored)]
+    if "class_path" in stored and not _same_class(given["class_path"], stored["class_path"]):
+        return [(key, given["class_path"], stored["class_path"])]
+    return [d for k in stored if k != "class_path" for d in _differences(given.get(k), stored[k], f"{key}.{k}")]
 
 
-def _option(args: list[str], *names: str) -> str | None:
-    """The value of the first option called one of ``names``."""
+def _same_class(*class_paths: str) -> bool:
+    """A class may be named by the module that defines it or by a package that exports it."""
+    found = [path.rpartition(".") for path in class_paths]
+    return len({getattr(importlib.import_module(module), name) for module, _, name in found}) == 1
+
+
+def _forget_former_class(_: Any, former: Any, value: Any) -> None:
+    """Drop the arguments of a class where another class takes its place.
+
+    Takes the place of a function of jsonargparse, which keeps the arguments that the new class has as well, even mere
+    defaults of the former: after the data set's default ``binarization: none``, MNIST would not get its ``dynamic``.
+    """
+    if former and "init_args" in former and not _same_class(former["class_path"], value["class_path"]):
+        for name in list(former["init_args"].keys()):
+            former["init_args"].pop(name)
+
+
+jsonargparse._typehints.discard_init_args_on_class_path_change = _forget_former_class
+
+
+def _require_class_first(args: Sequence[str]) -> None:
+    """Refuse ``--data.batch_size 5 --data MNISTDataModule``: the class, coming later, starts from its own defaults.
+
+    Raises:
+        ConfigurationError: an option for an argument of a class comes before the option for the class.
+    """
+    names = [arg.partition("=")[0] for arg in args]
+    for i, name in enumerate(names):
+        option = name.removesuffix(".class_path")
+        if option in ("--data", *(f"--model.{component}" for component in COMPONENTS)):
+            for earlier in names[:i]:
+                if earlier.startswith(f"{option}.") and earlier != f"{option}.class_path":
+                    raise ConfigurationError(f"{earlier} is not usable before {name}: allowed is the class first")
+
+
+def _option(args: Sequence[str], *names: str) -> str | None:
+    """The value of the last option called one of ``names``."""
+    value = None
     for i, arg in enumerate(args):
-        name, equals, value = arg.partition("=")
+        name, equals, after = arg.partition("=")
         if name in names:
-            return value if equals else (args[i + 1] if i + 1 < len(args) else None)
-    return None
+            value = after if equals else (args[i + 1] if i + 1 < len(args) else None)
+    return value
 
 
-def _with_run_config(args: list[str]) -> list[str]:
+def _with_run_config(args: list[str], checkpoint: Path) -> list[str]:
     """Without ``--config``, a checkpoint brings the configuration that its run has saved."""
-    checkpoint = _option(args, "--ckpt_path")
-    if checkpoint is None or _option(args, "--config", "-c") is not None:
-        return args
-    config = _run_of(_checkpoint_file(checkpoint, _option(args, "--run_dir"))) / "config.yaml"
-    if not config.is_file():
+    config = run_of(checkpoint) / CONFIG
+    if _option(args, "--config", "-c") is not None or not config.is_file():
         return args
     say(f"configuration: {config}")
     return [args[0], "--config", str(config), *args[1:]]
 
 
-def _with_packaged_configs(args: list[str]) -> list[str]:
+def _with_packaged_configs(args: Sequence[str]) -> list[str]:
     """``configs/NAME.yaml`` means the file that ships with the package where the working folder has none."""
     resolved = []
     for arg in args:
@@ -294,20 +375,12 @@ def _with_packaged_configs(args: list[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done."""
-    argv = list(sys.argv[1:] if args is None else args)
-    before = os.environ.get(RUN_DIR_VARIABLE)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="jsonargparse")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    with quiet_libraries(), run_folder_scope():
         try:
-            argv = _with_packaged_configs(_with_run_config(argv) if argv else argv)
-            PixelGANCLI(argv)
-        except ConfigurationError as error:
-            print(f"error: {error}", file=sys.stderr)
+            PixelGANCLI(sys.argv[1:] if args is None else args)
+        except (ConfigurationError, MisconfigurationException) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
-        finally:
-            if before is None:
-                os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
 if __name__ == "__main__":

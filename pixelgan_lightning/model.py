@@ -107,8 +107,11 @@ class PixelGAN(pl.LightningModule):
         self.automatic_optimization = False
         if accumulate_batches < 1:
             raise ConfigurationError(f"accumulate_batches={accumulate_batches} is not usable: allowed are numbers >= 1")
-        if label_warmup_steps < 0:
-            raise ConfigurationError(f"label_warmup_steps={label_warmup_steps} is not usable: allowed are numbers >= 0")
+        if label_warmup_steps < 0 or label_warmup_steps % accumulate_batches:
+            raise ConfigurationError(
+                f"label_warmup_steps={label_warmup_steps} is not usable: allowed are multiples of "
+                f"accumulate_batches={accumulate_batches} from 0"
+            )
         if encoder_lr is not None and not encoder_lr > 0:
             raise ConfigurationError(f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and null")
         if len(image_shape) != 3 or min(image_shape) < 1:
@@ -119,12 +122,16 @@ class PixelGAN(pl.LightningModule):
         self.label_warmup_steps, self.accumulate_batches = label_warmup_steps, accumulate_batches
         self.seed = seed
 
-        self.prior: Prior = construct(prior or Categorical(10), Prior)
-        self.posterior: Posterior = construct(posterior or self.prior.default_posterior(), Posterior)
-        self.encoder: Encoder = construct(encoder or ConvEncoder(), Encoder)
-        self.decoder: Decoder = construct(decoder or GatedPixelCNN(), Decoder)
-        self.likelihood: Likelihood = construct(likelihood or Bernoulli(), Likelihood)
-        self.discriminator: Discriminator = construct(discriminator or MLPDiscriminator(), Discriminator)
+        self.prior: Prior = construct(Categorical(10) if prior is None else prior, Prior)
+        self.posterior: Posterior = construct(
+            self.prior.default_posterior() if posterior is None else posterior, Posterior
+        )
+        self.encoder: Encoder = construct(ConvEncoder() if encoder is None else encoder, Encoder)
+        self.decoder: Decoder = construct(GatedPixelCNN() if decoder is None else decoder, Decoder)
+        self.likelihood: Likelihood = construct(Bernoulli() if likelihood is None else likelihood, Likelihood)
+        self.discriminator: Discriminator = construct(
+            MLPDiscriminator() if discriminator is None else discriminator, Discriminator
+        )
         optimizers = {
             "reconstruction": _phase_optimizer(reconstruction),
             "discriminating": _phase_optimizer(discriminating),

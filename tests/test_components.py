@@ -589,7 +589,7 @@ class TestRowDraws:
     def test_every_part_of_the_key_matters(self) -> None:
         draws = [
             RowDraws(*key).uniform(purpose, 4, 3)
-            for key, purpose in [((0, 1), "a"), ((1, 1), "a"), ((0, 2), "a"), ((0, 1), "b"), ((0, 11), "a")]
+            for key, purpose in [((0, 1), "a"), ((1, 11), "a"), ((11, 1), "a"), ((0, 2), "a"), ((0, 1), "b")]
         ]
         assert len({tuple(d.flatten().tolist()) for d in draws}) == len(draws)
         assert torch.equal(draws[0], RowDraws(0, 1).uniform("a", 4, 3))

@@ -240,8 +240,9 @@ def sampler_inputs(decoder: Decoder, n: int, dtype: torch.dtype = torch.float64)
 
 @every_decoder
 @every_likelihood
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 3)], ids=["grey", "colour"])
+@pytest.mark.parametrize(
+    ("shape", "temperature"), [((1, 5, 7), 1.0), ((3, 4, 3), 0.6)], ids=["grey", "colour_temperature"]
+)
 @torch.no_grad()
 def test_both_samplers_draw_the_same_images(
     name: str, likelihood: Likelihood, shape: tuple[int, int, int], temperature: float
@@ -270,18 +271,17 @@ def test_both_samplers_draw_the_same_images_of_odd_sizes(
 @every_decoder
 @every_likelihood
 @pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 3)], ids=["grey", "colour"])
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 1e-4)], ids=["float64", "float32"])
 @torch.no_grad()
 def test_sampler_uses_the_parameters_of_the_image_it_draws(
-    name: str, likelihood: Likelihood, shape: tuple[int, int, int], dtype: torch.dtype, atol: float
+    name: str, likelihood: Likelihood, shape: tuple[int, int, int]
 ) -> None:
-    """The network's parameters along a drawn image are those it was drawn from (in any precision, unlike the draws)."""
+    """The network's parameters along a drawn image are those it was drawn from; in float32 the images may differ."""
     decoder = build(name, shape, likelihood, spread=2)
-    z, uniforms = sampler_inputs(decoder, 4, dtype)
+    z, uniforms = sampler_inputs(decoder, 4, torch.float32)
     recorded = Recorded(decoder)
     with recorded():
         images = decoder.sample(z, uniforms)
-    assert_close(recorded.params(), decoder(images, z), rtol=0, atol=atol)
+    assert_close(recorded.params(), decoder(images, z), rtol=0, atol=1e-4)
 
 
 @every_decoder

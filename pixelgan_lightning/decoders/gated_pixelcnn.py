@@ -94,7 +94,7 @@ class GatedPixelCNN(Decoder):
 
     Args:
         channels: feature channels C of each stack.
-        layers: gated layers after the input layer.
+        layers: gated layers after the input layer. They take the code in: with 0 layers it is not used.
         first_kernel: side of the input layer's kernel (odd).
         kernel: side of the gated layers' kernels (odd).
         dilations: dilation of each gated layer; None for 1 everywhere.

@@ -1,0 +1,547 @@
+"""The command line: configuration, run folders, checkpoints, flags of the trainer, loggers, and unusable input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from commandline import CONFIGS, SMALL, load_step, metrics, pixelgan, pixelgan_process, refused
+from external_prior import Ring
+from realformats import write_mnist
+from torch import Tensor
+
+from pixelgan_lightning import PixelGAN
+from pixelgan_lightning.datamodules import DigitsDataModule
+from pixelgan_lightning.decoders import GatedPixelCNN
+from pixelgan_lightning.encoders import ConvEncoder
+from pixelgan_lightning.priors import Gaussian
+
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # runs are moved here
+
+FIT = ["fit", "--config", SMALL]
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished fit."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    pixelgan(*FIT, "--run_dir", folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, _working_folder: None) -> Path:
+    """A copy of a finished fit's folder, in the working folder: runs can be moved."""
+    return Path(shutil.copytree(trained, "run"))
+
+
+def last(run: Path) -> Path:
+    return run / "checkpoints" / "last.ckpt"
+
+
+def config_of(run: Path, name: str = "config.yaml") -> dict[str, Any]:
+    return yaml.safe_load((run / name).read_text())
+
+
+def load(run: Path) -> PixelGAN:
+    return PixelGAN.load_from_checkpoint(last(run), map_location="cpu", weights_only=True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def yaml_file(name: str, content: dict[str, Any]) -> Path:
+    path = Path(name)
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------ configuration
+
+
+def test_shapes_flow_from_the_data_to_the_model(run: Path) -> None:
+    model = load(run)
+    assert (model.image_shape, model.num_classes) == ((1, 8, 8), 10)
+    assert not {"image_shape", "num_classes", "seed"} & config_of(run)["model"].keys()
+
+
+def test_files_stack_and_flags_override() -> None:
+    other = yaml_file("other.yaml", {"model": {"reconstruction": {"lr": 0.25}, "encoder_lr": 0.5}})
+    pixelgan(*FIT, "--config", other, "--model.encoder_lr", "0.125", "--seed_everything", 3, "--run_dir", "run")
+    model = config_of(Path("run"))["model"]
+    assert (model["reconstruction"]["lr"], model["encoder_lr"]) == (0.25, 0.125)
+    assert model["decoder"]["init_args"]["channels"] == 4  # from the first file
+    assert load(Path("run")).seed == 3
+
+
+def test_another_class_starts_from_its_own_defaults() -> None:
+    write_mnist(Path("data"), train=80, test=20)
+    model = {
+        "prior": {"class_path": "Gaussian"},
+        "likelihood": {"class_path": "Bernoulli"},
+    }
+    data = {"class_path": "MNISTDataModule", "init_args": {"num_val": 10}}
+    other = yaml_file("other.yaml", {"model": model, "data": data})
+    pixelgan(*FIT, "--config", other, "--data.batch_size", "16", "--model.prior.dim", "3", "--run_dir", "run")
+    loaded = load(Path("run"))
+    assert loaded.image_shape == (1, 28, 28)
+    assert loaded.hparams["prior"]["init_args"] == {"dim": 3}
+    assert loaded.hparams["likelihood"]["init_args"] == {}
+    saved = config_of(Path("run"))["data"]["init_args"]
+    assert (saved["batch_size"], saved["num_val"], saved["binarization"]) == (16, 10, "dynamic")  # MNIST's default
+
+    flags = ["--model.likelihood", "Bernoulli", "--data", "MNISTDataModule", "--data.num_val", "10"]
+    pixelgan(*FIT, *flags, "--run_dir", "other")
+    saved = config_of(Path("other"))["data"]["init_args"]
+    assert (saved["batch_size"], saved["binarization"]) == (64, "dynamic")
+
+
+def test_packaged_configurations_are_found_from_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "fit", "--config", "configs/digits_clustering.yaml", "--model.encoder_lr", "much")
+    assert line == "model.encoder_lr=much is not usable: allowed is float"
+    assert "ships with the package" not in line
+
+
+def test_a_prior_from_outside_trains_tests_and_reloads() -> None:
+    prior = {"class_path": "external_prior.Ring", "init_args": {"modes": 5}}
+    posterior = {"class_path": "GaussianPosterior"}
+    other = yaml_file("ring.yaml", {"model": {"prior": prior, "posterior": posterior}})
+    pixelgan(*FIT, "--config", other, "--model.prior.init_args.radius", "3", "--run_dir", "run")
+    pixelgan("test", "--ckpt_path", "run/checkpoints/last.ckpt")
+    assert json.loads(Path("run/results.json").read_text())["test/reconstruction"] > 0
+    ring = load(Path("run")).prior
+    assert isinstance(ring, Ring)
+    assert (ring.modes, ring.radius, ring.scale) == (5, 3.0, 0.1)
+
+
+# -------------------------------------------------------------------------------------------------------- run folders
+
+
+def test_runs_never_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda *_: "now")  # both start in the same second
+    pixelgan(*FIT)
+    first = files(Path("runs/digits-now"))
+    pixelgan(*FIT)
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["digits-now", "digits-now-1"]
+    assert files(Path("runs/digits-now")) == first
+    assert last(Path("runs/digits-now-1")).is_file()
+
+
+def test_a_folder_given_twice_gets_a_numbered_sibling(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(run)
+    pixelgan(*FIT, "--run_dir", run)
+    said = [line for line in capsys.readouterr().out.splitlines() if "earlier run" in line]
+    assert len(said) == 1
+    assert said[0].startswith("run holds an earlier run; this one goes to run-1")
+    assert files(run) == before
+    assert files(Path("run-1")).keys() == before.keys()
+
+
+def test_an_existing_folder_without_a_run_is_used() -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    pixelgan(*FIT, "--run_dir", "mine")
+    assert last(Path("mine")).is_file()
+
+
+def test_testing_writes_beside_the_fit(run: Path, trained: Path) -> None:
+    before, original = files(run), files(trained)
+    pixelgan("test", "--run_dir", run, "--ckpt_path", "last")
+    pixelgan("test", "--ckpt_path", last(run))
+    after = files(run)
+    assert {name: after[name] for name in before} == before
+    assert {"results.json", "test/metrics.csv", "test-1/metrics.csv"} <= after.keys()
+    assert files(trained) == original  # where the copied run came from
+    assert [path.name for path in Path().iterdir()] == ["run"]
+
+
+def test_a_continued_fit_goes_on_in_its_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(run)
+    assert load_step(run) == 2
+    pixelgan("fit", "--run_dir", run, "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    after = files(run)
+    assert load_step(run) == 4
+    kept = {name for name in before if not name.startswith("checkpoints/")}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert metrics(run / "fit" / "metrics.csv", "step")[0] == 0
+    assert metrics(run / "fit-1" / "metrics.csv", "step")[0] == 2
+    assert config_of(run, "config-1.yaml")["trainer"]["max_epochs"] == 2
+    assert len(list((run / "checkpoints").glob("last*"))) == 1
+    assert [path.name for path in Path().iterdir()] == ["run"]
+
+
+def test_a_fit_from_another_runs_checkpoint_gets_a_folder_of_its_own(run: Path) -> None:
+    before = files(run)
+    pixelgan("fit", "--ckpt_path", last(run), "--trainer.max_epochs", 2, "--run_dir", "fork")
+    assert files(run) == before
+    assert load_step(Path("fork")) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--ckpt_path", "nowhere/last.ckpt"], "ckpt_path=nowhere/last.ckpt is not usable: there is no file"),
+        (["--ckpt_path", "last"], "ckpt_path=last is not usable without run_dir"),
+        (["--ckpt_path", "last", "--run_dir", "gone"], "there is no file gone/checkpoints/last.ckpt"),
+        (["--ckpt_path", SMALL], "allowed are checkpoints of this model"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_checkpoint_that_is_not_there(
+    command: str, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, command, "--config", SMALL, *arguments)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_refused_run_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, *FIT, "--data.num_labelled", "15", "--run_dir", "run")
+    assert list(Path().iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------- checkpoint against flags
+
+
+def results(run: Path, *arguments: object) -> dict[str, float]:
+    pixelgan("test", "--ckpt_path", last(run), *arguments)
+    return json.loads((run / "results.json").read_text())
+
+
+def test_the_checkpoint_decides_about_the_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = results(run)
+    assert "is not used" not in capsys.readouterr().out
+
+    flags = ["--model.decoder.init_args.channels", "24", "--model.encoder_lr", "0.5", "--model.prior", "Gaussian"]
+    assert results(run, *flags) == wanted
+    said = capsys.readouterr().out.splitlines()
+    assert "model.decoder.init_args.channels: 24 is not used, the checkpoint has 4" in said
+    assert "model.encoder_lr: 0.5 is not used, the checkpoint has None" in said
+    assert any(line.startswith("model.prior: 'pixelgan_lightning.priors.Gaussian' is not used") for line in said)
+    assert sum("is not used" in line for line in said) == 3
+
+
+def test_the_checkpoint_decides_against_another_configuration(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = results(run)
+    content = yaml.safe_load(Path(SMALL).read_text())
+    content["model"]["decoder"]["init_args"] = {"channels": 6, "layers": 1, "first_kernel": 3}
+    content["model"]["prior"]["init_args"] = {"num_categories": 12}
+    capsys.readouterr()
+    assert results(run, "--config", yaml_file("other.yaml", content)) == wanted
+    said = [line for line in capsys.readouterr().out.splitlines() if "is not used" in line]
+    assert sorted(said) == [
+        "model.decoder.init_args.channels: 6 is not used, the checkpoint has 4",
+        "model.prior.init_args.num_categories: 12 is not used, the checkpoint has 10",
+    ]
+
+
+def test_a_checkpoint_made_without_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    model = PixelGAN((1, 8, 8), prior=Gaussian(3), encoder=ConvEncoder([8], 16), decoder=GatedPixelCNN(4, layers=1))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_steps=1, limit_val_batches=0, enable_checkpointing=False, default_root_dir=".", **quiet)
+    data = DigitsDataModule(binarization="threshold")
+    trainer.fit(model, datamodule=data)
+    trainer.save_checkpoint("mine.ckpt")
+    wanted = trainer.test(model, datamodule=data, verbose=False)[0]["test/reconstruction"]
+
+    capsys.readouterr()
+    flags = ["--data.binarization", "threshold", "--model.prior.init_args.dim", "2"]
+    pixelgan("test", "--ckpt_path", "mine.ckpt", *flags)
+    said = [line for line in capsys.readouterr().out.splitlines() if "is not used" in line]
+    assert said == ["model.prior.init_args.dim: 2 is not used, the checkpoint has 3"]
+    assert json.loads(Path("results.json").read_text())["test/reconstruction"] == pytest.approx(wanted)
+
+
+def test_a_checkpoint_of_a_class_that_cannot_be_imported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = torch.load(last(run), weights_only=True)
+    content["hyper_parameters"]["prior"] = {"class_path": "nowhere.Ring", "init_args": {}}
+    torch.save(content, "ring.ckpt")
+    line = refused(capsys, "test", "--ckpt_path", "ring.ckpt")
+    assert "ckpt_path=ring.ckpt" in line
+    assert "No module named 'nowhere'" in line
+
+
+def test_data_of_another_shape_than_the_checkpoints(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "test", "--ckpt_path", last(run), "--data", "MNISTDataModule")
+    assert line == "data with image_shape=[1, 28, 28] is not usable: the checkpoint is for [1, 8, 8]"
+
+
+def test_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixelgan("validate", "--ckpt_path", last(run))
+    assert metrics(run / "validate" / "metrics.csv", "val/reconstruction")
+    assert "initial weights" not in capsys.readouterr().out
+    pixelgan("validate", "--config", SMALL)
+    assert "validate without --ckpt_path: the model has its initial weights" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------ predict
+
+
+def test_predict_writes_a_row_per_image(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(PixelGAN, "on_predict_end", lambda self: kept.append(self.trainer.predict_loop.predictions))
+    pixelgan("predict", "--ckpt_path", last(run))
+    assert kept == [[]]
+    indices = {}
+    for split in ("train", "val", "test"):
+        with (run / "predictions" / f"{split}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        indices[split] = {int(row["index"]) for row in rows}
+        assert len(indices[split]) == len(rows)
+        codes = torch.tensor([[float(row[f"code_{i}"]) for i in range(10)] for row in rows])
+        assert [int(row["category"]) for row in rows] == codes.argmax(1).tolist()
+        assert torch.tensor([float(row["probability"]) for row in rows]).equal(codes.max(1).values)
+    assert {split: len(rows) for split, rows in indices.items()} == {"train": 1197, "val": 300, "test": 300}
+    assert not (run / "results.json").exists()
+
+
+# --------------------------------------------------------------------------------------------------- trainer's flags
+
+
+class Record:
+    """What training and evaluation saw."""
+
+    def __init__(self) -> None:
+        self.trained: list[Tensor] = []
+        self.order: list[str] = []
+
+    def count(self, what: str) -> int:
+        return self.order.count(what)
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch) -> Record:
+    seen = Record()
+    reconstruction_phase, evaluate = PixelGAN.reconstruction_phase, PixelGAN._evaluate
+
+    def train(self: PixelGAN, x: Tensor, draws: Any) -> None:
+        seen.trained.append(x)
+        seen.order.append("train")
+        reconstruction_phase(self, x, draws)
+
+    def evaluated(self: PixelGAN, batch: Any, batch_idx: int, split: str) -> None:
+        seen.order.append(split)
+        evaluate(self, batch, batch_idx, split)
+
+    monkeypatch.setattr(PixelGAN, "reconstruction_phase", train)
+    monkeypatch.setattr(PixelGAN, "_evaluate", evaluated)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2"], (3, 2)),
+        (["--trainer.limit_train_batches", "0.1", "--trainer.limit_val_batches", "0.5"], (3, 5)),
+        (["--trainer.limit_val_batches", "0"], (2, 0)),
+    ],
+)
+def test_limits(flags: list[str], expected: tuple[int, int], record: Record) -> None:
+    pixelgan(*FIT, "--data.eval_batch_size", "30", *flags)  # 37 training, 10 validation batches
+    assert (record.count("train"), record.count("val")) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("3", 3), ("0.2", 2)])
+def test_limit_of_tests(limit: str, expected: int, run: Path, record: Record) -> None:
+    flags = ["--data.eval_batch_size", "30", "--trainer.limit_test_batches", limit]
+    pixelgan("test", "--ckpt_path", last(run), *flags)
+    assert record.order == ["test"] * expected
+
+
+def test_validation_twice_an_epoch(record: Record) -> None:
+    pixelgan(*FIT, "--trainer.limit_train_batches", "4", "--trainer.val_check_interval", "0.5")
+    assert record.order == ["train", "train", "val"] * 2
+
+
+def test_overfitting_sees_the_same_batches_again(record: Record) -> None:
+    pixelgan(*FIT, "--trainer.overfit_batches", "2", "--trainer.max_epochs", "2")
+    assert record.count("train") == 4
+    first, second, *again = record.trained
+    assert not first.equal(second)
+    assert again[0].equal(first)
+    assert again[1].equal(second)
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_fast_dev_run_leaves_no_files(command: str, run: Path, record: Record) -> None:
+    before = files(Path())
+    model = FIT if command == "fit" else ["test", "--ckpt_path", last(run)]
+    pixelgan(*model, "--trainer.fast_dev_run", "true")
+    assert record.order == (["train", "val"] if command == "fit" else ["test"])
+    assert files(Path()) == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "missing"), [("--trainer.logger", "fit"), ("--trainer.enable_checkpointing", "checkpoints/last.ckpt")]
+)
+def test_switching_off(flag: str, missing: str) -> None:
+    pixelgan(*FIT, flag, "false", "--run_dir", "run")
+    assert Path("run/config.yaml").is_file()
+    for name in ("fit/metrics.csv", "checkpoints/last.ckpt"):
+        assert Path("run", name).exists() == (not name.startswith(missing))
+
+
+def test_a_progress_bar_is_drawn_unless_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
+    pixelgan(*FIT, "--trainer.enable_progress_bar", "true")
+    assert "Epoch 0/0" in capsys.readouterr().out
+    pixelgan(*FIT)
+    assert "Epoch" not in capsys.readouterr().out
+
+
+def test_all_loggers_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    loggers = [
+        {"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}},
+        {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "runs"}},
+        {"class_path": "WandbLogger", "init_args": {"project": "pixelgan", "save_dir": "runs"}},
+    ]
+    pixelgan(*FIT, "--config", yaml_file("loggers.yaml", {"trainer": {"logger": loggers}}), "--run_dir", "run")
+    wandb.finish()
+    assert metrics(Path("run/fit/metrics.csv"), "train/reconstruction")
+    assert list(Path("run/fit").glob("events.out.tfevents.*"))
+    assert list(Path("run/wandb").glob("offline-run-*/run-*.wandb"))
+    assert {path.name for path in Path().iterdir()} == {"loggers.yaml", "run"}
+
+
+# ------------------------------------------------------------------------------------------------------ unusable input
+
+BERNOULLI = ["--model.likelihood", "Bernoulli"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data.num_labelled", "100000"], ["num_labelled=100000", "allowed are at most"]),
+        (["--data.num_labelled", "15"], ["num_labelled=15", "multiples of 10"]),
+        (
+            ["--data.num_labelled", "20", "--data.labelled_batch_size", "20", "--model.prior.num_categories", "5"],
+            ["num_categories=5", ">= 10"],
+        ),
+        (
+            ["--data.num_labelled", "20", "--data.labelled_batch_size", "30"],
+            ["labelled_batch_size=30", "allowed are at most 20"],
+        ),
+        (["--data.batch_size", "1198"], ["batch_size=1198", "allowed are at most 1197"]),
+        (BERNOULLI, ["Bernoulli", "levels=2", "levels=17"]),
+        (["--model.prior", "Nope"], ["model.prior=Nope", "Categorical, Gaussian", "class_path of any Prior"]),
+        (["--model.prior", "nowhere.Ring"], ["model.prior=nowhere.Ring", "nowhere"]),
+        (["--model.prior", "math.pi"], ["model.prior=math.pi"]),
+        (["--model.decoder", "Nope"], ["model.decoder=Nope", "GatedPixelCNN"]),
+        (["--data", "Nope"], ["data=Nope", "DigitsDataModule, MNISTDataModule"]),
+        (["--trainer.callbacks", "Nope"], ["trainer.callbacks=Nope", "ClusterAccuracy, MarginalLikelihood"]),
+        (["--trainer.callbacks+=Nope"], ["trainer.callbacks=Nope", "SampleGrid"]),
+        (["--trainer.logger", "Nope"], ["trainer.logger=Nope"]),
+        (["--model.prior.num_catgories", "5"], ["model.prior.num_catgories", "Categorical has num_categories"]),
+        (["--data.size", "5"], ["data.size", "DigitsDataModule has split_seed, batch_size"]),
+        (["--model.size", "5"], ["--model.size"]),
+        (["--model.prior.num_categories", "1"], ["num_categories=1", ">= 2"]),
+        (["--model.prior.num_categories", "many"], ["model.prior.num_categories=many", "int"]),
+        (["--model.reconstruction.lr", "-1"], ["lr=-1.0", "allowed are values > 0"]),
+        (["--model.reconstruction.lr", "fast"], ["model.reconstruction.lr=fast", "float"]),
+        (["--model.reconstruction.schedule", "steep"], ["model.reconstruction.schedule=steep", "cosine"]),
+        (["--model.accumulate_batches", "0"], ["accumulate_batches=0", ">= 1"]),
+        (["--trainer.max_epochs", "many"], ["trainer.max_epochs=many", "int"]),
+        (["--trainer.accelerator", "abacus"], ["abacus"]),
+        (["--trainer.gradient_clip_val", "1"], ["gradient_clip_val", "manual"]),
+        (["--data.batch_size", "5", "--data", "MNISTDataModule"], ["--data.batch_size", "--data", "class first"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["--colour", "red"], ["--colour red"]),
+        (["--run_dir", "/dev/null/run"], ["run_dir=/dev/null/run", "Not a directory"]),
+    ],
+    ids=lambda value: " ".join(value) if value and str(value[0]).startswith("--") else "",
+)
+def test_unusable_arguments(arguments: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *FIT, *arguments)
+    for part in expected:
+        assert part in line
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"model": {"prior": {"class_path": "Categorical", "init_args": {"many": 3}}}}, ["model.prior.many"]),
+        ({"model": {"priors": 3}}, ["priors"]),
+        ({"trainer": {"callbacks": [{"class_path": "Nope"}]}}, ["trainer.callbacks", "Nope", "SampleGrid"]),
+        (
+            {"trainer": {"callbacks": [{"class_path": "SampleGrid", "init_args": {"rows": 3}}]}},
+            ["trainer.callbacks", "rows"],
+        ),
+        (
+            {"trainer": {"callbacks": [{"class_path": "SampleGrid", "init_args": {"columns": 0}}]}},
+            ["columns=0", "allowed are integers >= 1"],
+        ),
+        ({"ckpt_path": "last.ckpt"}, ["ckpt_path", "command line"]),
+        ("model: [", ["parsing", "line 2"]),
+    ],
+)
+def test_unusable_configurations(content: Any, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yaml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    line = refused(capsys, *FIT, "--config", "bad.yaml")
+    for part in expected:
+        assert part in line
+    assert len(line) < 400
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["test", "--help"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        pixelgan(*arguments)
+    assert not exit_.value.code
+    assert "usage: pixelgan" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["--colour"]])
+def test_unusable_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "fit" in refused(capsys, *arguments)
+
+
+def test_image_values_that_the_likelihood_does_not_have(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "pixelgan_lightning.datamodules.loaders.to_unit_interval", lambda images, levels: images.float()
+    )
+    line = refused(capsys, *FIT)
+    assert line.startswith("image value ")
+    assert "levels=17 allows {0, 1} and the multiples of 1/16 between" in line
+
+
+def test_missing_files_of_mnist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    mnist = [*FIT, *BERNOULLI, "--data", "MNISTDataModule", "--data.data_dir", "nowhere"]
+    expected = "data_dir='nowhere' lacks train-images-idx3-ubyte"
+    line = refused(capsys, *mnist, "--data.download", "false")
+    assert expected in line
+    assert "download=False" in line
+
+    def download(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", download)
+    line = refused(capsys, *mnist)
+    assert expected in line
+    assert "the download failed: no route to host" in line
+
+
+# ------------------------------------------------------------------------------------------------------ whole process
+
+
+def test_a_refusal_as_seen_in_a_terminal(tmp_path: Path) -> None:
+    config = CONFIGS / "digits_clustering.yaml"
+    process = pixelgan_process("fit", "--config", config, "--model.prior.size", "3", cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr == "error: model.prior.size is unknown: Categorical has num_categories\n"

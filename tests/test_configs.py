@@ -1,0 +1,146 @@
+"""Every configuration that ships with the package goes through the command line: fit, then test."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+import yaml
+from commandline import CONFIGS, load_step, pixelgan, pixelgan_process
+from realformats import write_mnist
+
+EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+SIZES = sorted(CONFIGS.glob("small/*.yaml"))
+LOGGERS = sorted(CONFIGS.glob("logger/*.yaml"))
+TRAINERS = sorted(CONFIGS.glob("trainer/*.yaml"))
+DIGITS = CONFIGS / "digits_clustering.yaml"
+
+FEW_BATCHES = {
+    "max_epochs": 1,
+    "check_val_every_n_epoch": 1,
+    "limit_train_batches": 2,
+    "limit_val_batches": 1,
+    "limit_test_batches": 1,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+FEW_IMAGES = {
+    "SampleGrid": {"columns": 2, "max_rows": 2, "reconstructions": 2, "manifold_side": 2},
+    "MarginalLikelihood": {"max_images": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """For every data module small files in its format: the arguments that make it use them."""
+    folder = tmp_path_factory.mktemp("data")
+    write_mnist(folder, train=300, test=60)
+    return {
+        "DigitsDataModule": {},
+        "MNISTDataModule": {"data_dir": str(folder), "num_val": 100, "download": False},
+    }
+
+
+def merged(paths: list[Path]) -> dict[str, Any]:
+    """Sections of stacked files, only for looking up which classes they use."""
+    sections: dict[str, Any] = {}
+    for path in paths:
+        for name, section in yaml.safe_load(path.read_text()).items():
+            sections[name] = {**sections.get(name, {}), **section}
+    return sections
+
+
+def small_overlay(paths: list[Path], data: dict[str, dict[str, Any]], folder: Path) -> Path:
+    """A configuration to stack on ``paths`` that leaves everything as it is but makes it cheap."""
+    config = merged(paths)
+    callbacks = [
+        {**callback, "init_args": callback.get("init_args", {}) | FEW_IMAGES.get(callback["class_path"], {})}
+        for callback in config["trainer"].get("callbacks", [])
+    ]
+    name = config["data"]["class_path"]
+    assert name in data, f"write small files for {name} in the fixture `data`"
+    overlay = {
+        "trainer": {**FEW_BATCHES, "callbacks": callbacks},
+        "data": {"class_path": name, "init_args": data[name]},
+        "model": {
+            "decoder": {
+                "class_path": config["model"]["decoder"]["class_path"],
+                "init_args": {"channels": 4, "layers": 2, "dilations": None},
+            },
+            "compile_decoder": False,
+        },
+    }
+    path = folder / "overlay.yaml"
+    path.write_text(yaml.safe_dump(overlay))
+    return path
+
+
+def documented(path: Path) -> list[Path]:
+    """The files that the command in the configuration's first lines stacks, the configuration itself last."""
+    commands = re.findall(r"^#   (pixelgan fit .*)", path.read_text(), re.MULTILINE)
+    stacks = [[CONFIGS.parent / name for name in re.findall(r"--config (\S+)", command)] for command in commands]
+    return next(paths for paths in stacks if paths[-1] == path)
+
+
+def stacked(paths: list[Path]) -> list[str]:
+    return [argument for path in paths for argument in ("--config", str(path))]
+
+
+def check_fit_and_test(run: Path, *flags: str) -> None:
+    pixelgan("test", "--ckpt_path", run / "checkpoints" / "last.ckpt", *flags)
+    results = json.loads((run / "results.json").read_text())
+    assert results["test/reconstruction"] > 0
+    assert (run / "fit" / "metrics.csv").is_file()
+    assert (run / "test" / "metrics.csv").is_file()
+
+
+def test_there_are_configurations() -> None:
+    assert all([EXPERIMENTS, SIZES, LOGGERS, TRAINERS])
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS + SIZES, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix("")))
+def test_experiments(
+    path: Path, data: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = documented(path)
+    overlay = small_overlay(paths, data, tmp_path)
+    pixelgan("fit", *stacked([*paths, overlay]), "--run_dir", "run")
+    check_fit_and_test(Path("run"))
+
+
+@pytest.mark.parametrize("path", LOGGERS, ids=lambda path: path.stem)
+def test_loggers(path: Path, data: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    overlay = small_overlay([DIGITS, path], data, tmp_path)
+    pixelgan("fit", *stacked([DIGITS, path, overlay]), "--run_dir", "run")
+    wandb.finish()
+    check_fit_and_test(Path("run"))
+    wandb.finish()
+    assert {p.name for p in tmp_path.iterdir()} == {"overlay.yaml", "run"}  # loggers write into the run's folder
+
+
+@pytest.mark.parametrize("path", TRAINERS, ids=lambda path: path.stem)
+def test_trainers(path: Path, data: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process of its own, which starts a second one where the strategy is a distributed one."""
+    monkeypatch.chdir(tmp_path)
+    overlay = small_overlay([DIGITS, path], data, tmp_path)
+    devices = 2 if "ddp" in merged([path])["trainer"].get("strategy", "") else 1
+    flags = ["--trainer.accelerator", "cpu", "--trainer.devices", devices, "--trainer.limit_train_batches", "4"]
+    process = pixelgan_process("fit", *stacked([DIGITS, path, overlay]), *flags, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    (run,) = Path("runs").iterdir()
+    assert load_step(run) == 4
+    assert {entry.name for entry in run.iterdir()} == {"checkpoints", "config.yaml", "fit", "images"}
+    assert process.stdout.count("run folder:") == 1
+    noise = [line for line in process.stderr.splitlines() if "Jsonargparse" in line or "Tip:" in line]
+    assert noise == []
+    check_fit_and_test(run, "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto")
