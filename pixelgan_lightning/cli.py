@@ -92,7 +92,7 @@ class SaveRunConfig(SaveConfigCallback):
 class PixelGANCLI(LightningCLI):
     """LightningCLI for :class:`PixelGAN` and any data module."""
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, args: list[str]) -> None:
         super().__init__(
             PixelGAN,
             pl.LightningDataModule,
@@ -215,7 +215,7 @@ class PixelGANCLI(LightningCLI):
             raise ConfigurationError(f"data with image_shape={mine} is not usable: the checkpoint is for {theirs}")
 
     def after_instantiate_classes(self) -> None:
-        if not self.trainer.fast_dev_run:
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             say(f"run folder: {self.run_dir}")
         if self.subcommand != "fit" and not self._stored:
             say(f"{self.subcommand} without --ckpt_path: the model has its initial weights")
@@ -377,7 +377,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done."""
     with quiet_libraries(), run_folder_scope():
         try:
-            PixelGANCLI(sys.argv[1:] if args is None else args)
+            PixelGANCLI(list(sys.argv[1:] if args is None else args))
         except (ConfigurationError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)

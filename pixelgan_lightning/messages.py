@@ -16,9 +16,14 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from pixelgan_lightning.errors import ConfigurationError
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that speaks to the user and writes files."""
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+
+
 def say(line: str) -> None:
     """One line for the user, from the first process only."""
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         print(line, flush=True)
 
 
@@ -120,8 +125,9 @@ def _parameters(class_path: str) -> list[str]:
 
 def _names_of_subclasses(base: type) -> list[str]:
     """Short names of the subclasses of ``base`` that come with this package."""
-    names = set()
-    for cls in base.__subclasses__():
+    names: set[str] = set()
+    subclasses: list[type] = base.__subclasses__()
+    for cls in subclasses:
         package, _, module = cls.__module__.rpartition(".")
         if (
             package.startswith("pixelgan_lightning.")

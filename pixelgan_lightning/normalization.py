@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import once_differentiable
 
 
 class BatchNorm(nn.Module):
@@ -49,9 +50,9 @@ class BatchNorm(nn.Module):
     def _forward_distributed(self, x: Tensor) -> Tensor:
         rows = x.transpose(0, 1).flatten(1)  # [C, N]
         count = torch.full_like(rows[:, :1], rows.shape[1])
-        total, count = all_reduce(torch.cat([rows.sum(1, keepdim=True), count], 1)).split(1, dim=1)
+        total, count = _sum_over_processes(torch.cat([rows.sum(1, keepdim=True), count], 1)).split(1, dim=1)
         mean = total / count
-        var = all_reduce((rows - mean).square().sum(1, keepdim=True)) / count
+        var = _sum_over_processes((rows - mean).square().sum(1, keepdim=True)) / count
         if self.tracking:
             with torch.no_grad():
                 self.running_mean.lerp_(mean.squeeze(1), self.momentum)
@@ -61,6 +62,28 @@ class BatchNorm(nn.Module):
         if self.weight is not None and self.bias is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Each process's loss depends on the sum, so the gradient of a summand is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def _sum_over_processes(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(x)
+    return total
 
 
 @contextmanager

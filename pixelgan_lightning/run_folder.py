@@ -14,10 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.messages import say
+from pixelgan_lightning.messages import is_first_process, say
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
@@ -31,7 +29,7 @@ def run_folder(config: Any, command: str) -> Path:
     Raises:
         ConfigurationError: the folder cannot be made.
     """
-    first = rank_zero_only.rank == 0
+    first = is_first_process()
     if not first and VARIABLE in os.environ:
         return Path(os.environ[VARIABLE])
     wanted = Path(config.run_dir) if config.run_dir else None
@@ -117,7 +115,7 @@ def first_free(folder: Path, stem: str, suffix: str = "") -> str:
 
 def place_loggers(loggers: Any, folder: Path, command: str) -> None:
     """Let the loggers of a configuration write into the run's folder, each command in its sub-folder."""
-    version = first_free(folder, command) if rank_zero_only.rank == 0 else command
+    version = first_free(folder, command) if is_first_process() else command
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not hasattr(logger, "init_args") or "save_dir" not in logger.init_args:
             continue

@@ -187,7 +187,11 @@ def test_a_fit_from_another_runs_checkpoint_gets_a_folder_of_its_own(run: Path) 
     before = files(run)
     pixelgan("fit", "--ckpt_path", last(run), "--trainer.max_epochs", 2, "--run_dir", "fork")
     assert files(run) == before
+    fork = files(Path("fork"))
     assert load_step(Path("fork")) == 4
+    pixelgan("fit", "--ckpt_path", last(run), "--trainer.max_epochs", 2, "--run_dir", "fork")
+    assert files(Path("fork")) == fork
+    assert load_step(Path("fork-1")) == 4
 
 
 @pytest.mark.parametrize(
