@@ -123,5 +123,7 @@ def place_loggers(loggers: Any, folder: Path, command: str) -> None:
         name = logger.class_path.rpartition(".")[2]
         if name in ("CSVLogger", "TensorBoardLogger"):
             logger.init_args.name, logger.init_args.version = "", version
-        elif name == "WandbLogger" and logger.init_args.get("name") is None:
-            logger.init_args.name = folder.name
+        elif name == "WandbLogger":
+            logger.init_args.save_dir = str(folder.resolve())  # its service may have another working folder
+            if logger.init_args.get("name") is None:
+                logger.init_args.name = folder.name
