@@ -284,7 +284,9 @@ class PixelGAN(pl.LightningModule):
 
     def classification_phase(self, x: Tensor, labels: Tensor) -> None:
         """The encoder minimises the cross-entropy of the categorical code's logits on labelled images."""
-        with self._phase("classification") as update:
+        # In the warm-up no other phase sees images: without this one, evaluation would have no running statistics.
+        owned = (self.encoder, self.posterior) if self.global_step < self.label_warmup_steps else ()
+        with self._phase("classification") as update, running_statistics(*owned):
             logits = self._categorical_posterior().logits(self.encoder(x))
             update(F.cross_entropy(logits, labels))
 

@@ -272,6 +272,13 @@ class TestPhases:
         fit(model, batches(3))
         assert seen == [(0, "classification"), (1, "classification"), *[(2, phase) for phase in PHASES]]
 
+    def test_label_warmup_moves_the_running_statistics(self) -> None:
+        model = tiny(label_warmup_steps=2)
+        before = {name: value for name, value in state(model).items() if name.endswith("running_mean")}
+        fit(model, batches(1))
+        assert before
+        assert not any(torch.equal(state(model)[name], value) for name, value in before.items())
+
     def test_label_warmup_without_labels_is_none(self) -> None:
         model = tiny(label_warmup_steps=2)
         seen = []
