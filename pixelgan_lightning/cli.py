@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
+from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
@@ -51,6 +52,7 @@ from pixelgan_lightning.run_folder import (
 )
 
 COMPONENTS = {
+    "augmentation": Augmentation,
     "prior": Prior,
     "posterior": Posterior,
     "encoder": Encoder,
@@ -58,7 +60,7 @@ COMPONENTS = {
     "likelihood": Likelihood,
     "discriminator": Discriminator,
 }
-OPTIMIZERS = ("reconstruction", "discriminating", "generating", "classification")
+OPTIMIZERS = ("reconstruction", "discriminating", "generating", "agreement", "classification")
 FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data decides
 AT_RUNTIME = ("seed", "compile_decoder")  # model arguments that a checkpoint does not decide
 
@@ -317,7 +319,12 @@ def _forget_former_class(_: Any, former: Any, value: Any) -> None:
     Takes the place of a function of jsonargparse, which keeps the arguments that the new class has as well, even mere
     defaults of the former: after the data set's default ``binarization: none``, MNIST would not get its ``dynamic``.
     """
-    if former and "init_args" in former and not _same_class(former["class_path"], value["class_path"]):
+    if (
+        former
+        and former.get("class_path")
+        and "init_args" in former
+        and not _same_class(former["class_path"], value["class_path"])
+    ):
         for name in list(former["init_args"].keys()):
             former["init_args"].pop(name)
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelgan_lightning import __version__
+from pixelgan_lightning.agreement import pair_information
+from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.component import Description, construct
 from pixelgan_lightning.decoders import Decoder, GatedPixelCNN, draw_uniforms
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
@@ -26,7 +28,7 @@ from pixelgan_lightning.posteriors import CategoricalPosterior, Posterior
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import RowDraws, keyed_generator
 
-PHASES = ("reconstruction", "discriminator", "generator", "classification")
+PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
 
 Batch = dict[str, Any]
 P = ParamSpec("P")
@@ -73,7 +75,14 @@ class PixelGAN(pl.LightningModule):
         encoder_lr: learning rate of the encoder in the reconstruction phase, if it is not that of the decoder.
         discriminating: optimizer of the discriminator in the adversarial phase.
         generating: optimizer of the encoder in the adversarial phase.
+        agreement: optimizer of the encoder in the agreement phase.
         classification: optimizer of the encoder in the semi-supervised classification phase.
+        augmentation: random views that the encoder sees in training; the decoder's target is the image itself. None:
+            the images, as in the paper.
+        agree: add the agreement phase, which is not in the paper: two views of an image get the same category
+            (:func:`~pixelgan_lightning.agreement.pair_information`).
+        reconstruction_images: how many images of each batch, its first, go through the decoder, the expensive part of
+            a step; the other phases see all. None: all.
         label_warmup_steps: batches at the start that run the classification phase only.
         accumulate_batches: batches whose gradients are averaged before an optimizer moves.
         compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps).
@@ -97,7 +106,11 @@ class PixelGAN(pl.LightningModule):
         encoder_lr: float | None = None,
         discriminating: PhaseOptimizer | dict[str, Any] | None = None,
         generating: PhaseOptimizer | dict[str, Any] | None = None,
+        agreement: PhaseOptimizer | dict[str, Any] | None = None,
         classification: PhaseOptimizer | dict[str, Any] | None = None,
+        augmentation: Augmentation | Description | None = None,
+        agree: bool = False,
+        reconstruction_images: int | None = None,
         label_warmup_steps: int = 0,
         accumulate_batches: int = 1,
         compile_decoder: bool = False,
@@ -114,12 +127,19 @@ class PixelGAN(pl.LightningModule):
             )
         if encoder_lr is not None and not encoder_lr > 0:
             raise ConfigurationError(f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and null")
+        if reconstruction_images is not None and reconstruction_images < 1:
+            raise ConfigurationError(
+                f"reconstruction_images={reconstruction_images} is not usable: allowed are numbers >= 1 and null"
+            )
+        if agree and augmentation is None:
+            raise ConfigurationError("agree=True with augmentation=None is not usable: allowed is an augmentation")
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ConfigurationError(f"image_shape={list(image_shape)} is not usable: allowed are three numbers >= 1")
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         self.num_classes = num_classes
         self.encoder_lr = encoder_lr
         self.label_warmup_steps, self.accumulate_batches = label_warmup_steps, accumulate_batches
+        self.reconstruction_images = reconstruction_images
         self.seed = seed
 
         self.prior: Prior = construct(Categorical(10) if prior is None else prior, Prior)
@@ -132,18 +152,24 @@ class PixelGAN(pl.LightningModule):
         self.discriminator: Discriminator = construct(
             MLPDiscriminator() if discriminator is None else discriminator, Discriminator
         )
+        self.augmentation: Augmentation | None = None if augmentation is None else construct(augmentation, Augmentation)
+        self.agree = agree
         optimizers = {
             "reconstruction": _phase_optimizer(reconstruction),
             "discriminating": _phase_optimizer(discriminating),
             "generating": _phase_optimizer(generating),
+            "agreement": _phase_optimizer(agreement),
             "classification": _phase_optimizer(classification),
         }
         self.save_hyperparameters(
             {
                 "image_shape": list(self.image_shape),
                 "num_classes": num_classes,
+                "augmentation": None,
                 **{name: component.describe() for name, component in self.named_children()},  # type: ignore[operator]
                 **{name: {**asdict(o), "betas": list(o.betas)} for name, o in optimizers.items()},
+                "agree": agree,
+                "reconstruction_images": reconstruction_images,
                 "encoder_lr": encoder_lr,
                 "label_warmup_steps": label_warmup_steps,
                 "accumulate_batches": accumulate_batches,
@@ -255,20 +281,23 @@ class PixelGAN(pl.LightningModule):
                 self.reconstruction_phase(x, draws)
                 self.discriminator_phase(x, draws)
                 self.generator_phase(x, draws)
+                if self.agree:
+                    self.agreement_phase(x, draws)
             if "labelled" in batch:
-                self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"])
+                self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"], draws)
 
     def reconstruction_phase(self, x: Tensor, draws: RowDraws) -> None:
         """Encoder and decoder minimise ``-log p(x|z)``, ``z ~ q(z|x)``."""
         with self._phase("reconstruction") as update, running_statistics(self.encoder, self.posterior):
-            z = self.recognise(x, self._posterior_noise(x, draws, "reconstruction"))
-            update(-self.reconstruct(x, z).mean())
+            z = self._draw_code(x, draws, "reconstruction")
+            first = slice(self.reconstruction_images)
+            update(-self.reconstruct(x[first], z[first]).mean())
 
     def discriminator_phase(self, x: Tensor, draws: RowDraws) -> None:
         """The discriminator learns to tell samples of the prior (1) from codes (0)."""
         with self._phase("discriminator") as update:
             with torch.no_grad():
-                fake = self.recognise(x, self._posterior_noise(x, draws, "discriminator"))
+                fake = self._draw_code(x, draws, "discriminator")
             real = draws("prior", len(x), self.prior.sample).to(fake)
             on_real = self.discriminator(self._blur(real, draws, "real"))
             on_fake = self.discriminator(self._blur(fake, draws, "fake"))
@@ -279,20 +308,33 @@ class PixelGAN(pl.LightningModule):
     def generator_phase(self, x: Tensor, draws: RowDraws) -> None:
         """The encoder makes its codes look like samples of the prior (non-saturating loss)."""
         with self._phase("generator") as update:
-            fake = self.recognise(x, self._posterior_noise(x, draws, "generator"))
+            fake = self._draw_code(x, draws, "generator")
             update(F.softplus(-self.discriminator(self._blur(fake, draws, "generator"))).mean())
 
-    def classification_phase(self, x: Tensor, labels: Tensor) -> None:
+    def agreement_phase(self, x: Tensor, draws: RowDraws) -> None:
+        """The encoder gives two views of an image the same category, and makes use of all (Ji et al., 2019)."""
+        with self._phase("agreement") as update:
+            views = torch.cat([self._view(x, draws, f"agreement {i}") for i in (1, 2)])
+            one, two = self._categorical_posterior().logits(self.encoder(views)).softmax(1).chunk(2)
+            update(-pair_information(one, two))
+
+    def classification_phase(self, x: Tensor, labels: Tensor, draws: RowDraws) -> None:
         """The encoder minimises the cross-entropy of the categorical code's logits on labelled images."""
         # In the warm-up no other phase sees images: without this one, evaluation would have no running statistics.
         owned = (self.encoder, self.posterior) if self.global_step < self.label_warmup_steps else ()
         with self._phase("classification") as update, running_statistics(*owned):
-            logits = self._categorical_posterior().logits(self.encoder(x))
+            logits = self._categorical_posterior().logits(self.encoder(self._view(x, draws, "classification")))
             update(F.cross_entropy(logits, labels))
 
-    def _posterior_noise(self, x: Tensor, draws: RowDraws, phase: str) -> Tensor | None:
+    def _draw_code(self, x: Tensor, draws: RowDraws, phase: str) -> Tensor:
         dim = self.posterior.noise_dim
-        return draws.normal(f"posterior {phase}", len(x), dim).to(x) if dim else None
+        noise = draws.normal(f"posterior {phase}", len(x), dim).to(x) if dim else None
+        return self.recognise(self._view(x, draws, phase), noise)
+
+    def _view(self, x: Tensor, draws: RowDraws, phase: str) -> Tensor:
+        if self.augmentation is None:
+            return x
+        return self.augmentation(x, draws.uniform(f"view {phase}", len(x), self.augmentation.num_draws).to(x))
 
     def _blur(self, z: Tensor, draws: RowDraws, purpose: str) -> Tensor:
         scale = self.discriminator.code_noise
@@ -359,6 +401,7 @@ class PixelGAN(pl.LightningModule):
             "reconstruction": [{"params": list(self.decoder.parameters())}, encoder_group],
             "discriminator": [{"params": list(self.discriminator.parameters())}],
             "generator": [{"params": recognition}],
+            "agreement": [{"params": recognition}],
             "classification": [{"params": recognition}],
         }
         return [self.phase_optimizers[phase].build(groups[phase]) for phase in PHASES]

@@ -50,9 +50,9 @@ class BatchNorm(nn.Module):
     def _forward_distributed(self, x: Tensor) -> Tensor:
         rows = x.transpose(0, 1).flatten(1)  # [C, N]
         count = torch.full_like(rows[:, :1], rows.shape[1])
-        total, count = _sum_over_processes(torch.cat([rows.sum(1, keepdim=True), count], 1)).split(1, dim=1)
+        total, count = sum_over_processes(torch.cat([rows.sum(1, keepdim=True), count], 1)).split(1, dim=1)
         mean = total / count
-        var = _sum_over_processes((rows - mean).square().sum(1, keepdim=True)) / count
+        var = sum_over_processes((rows - mean).square().sum(1, keepdim=True)) / count
         if self.tracking:
             with torch.no_grad():
                 self.running_mean.lerp_(mean.squeeze(1), self.momentum)
@@ -81,7 +81,10 @@ class _SumOverProcesses(torch.autograd.Function):
         return gradient
 
 
-def _sum_over_processes(x: Tensor) -> Tensor:
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all processes, differentiably; ``x`` itself where there is only one."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x
     total: Tensor = _SumOverProcesses.apply(x)
     return total
 

@@ -22,6 +22,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from pixelgan_lightning import PixelGAN, __version__
+from pixelgan_lightning.augmentations import RandomAffine
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder
@@ -44,6 +45,8 @@ CLASSES = 3
 
 CATEGORICAL: dict[str, Any] = {
     "prior": Categorical(CLASSES),
+    "augmentation": RandomAffine(),
+    "agree": True,
     "discriminator": MLPDiscriminator([8], code_noise=0.3),
 }
 GAUSSIAN: dict[str, Any] = {
@@ -65,7 +68,9 @@ def tiny(**arguments: Any) -> PixelGAN:
         "decoder": GatedPixelCNN(channels=4, layers=1, first_kernel=3),
         "seed": 5,
     }
-    return PixelGAN(**{**defaults, **CATEGORICAL, **arguments}).double()
+    if "prior" not in arguments:
+        arguments = {**CATEGORICAL, **arguments}
+    return PixelGAN(**{**defaults, **arguments}).double()
 
 
 def images(n: int, key: object) -> Tensor:
@@ -228,12 +233,14 @@ class TestPhases:
 
         around_phases(model, wrap)
         fit(model, batches(4, labelled=kind == "categorical"))
-        assert seen == 4 * list(PHASES[: 4 if kind == "categorical" else 3])
+        assert seen == 4 * list(PHASES if kind == "categorical" else PHASES[:3])
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_equal_a_slow_reference(self, kind: str) -> None:
         steps, seed, labelled = 3, 5, kind == "categorical"
-        rates = {"reconstruction": 2e-2, "discriminating": 3e-2, "generating": 1e-2, "classification": 5e-3}
+        rates = {"reconstruction": 2e-2, "discriminating": 3e-2, "generating": 1e-2}
+        if labelled:
+            rates |= {"agreement": 7e-3, "classification": 5e-3}
         optimizers = {name: PhaseOptimizer(lr=lr, betas=(0.5, 0.9)) for name, lr in rates.items()}
         model = tiny(**KINDS[kind], **optimizers, encoder_lr=4e-3, seed=seed)
         reference = copy.deepcopy(model)
@@ -284,7 +291,7 @@ class TestPhases:
         seen = []
         around_phases(model, lambda phase, run: (run(), seen.append(phase))[0])
         fit(model, batches(1, labelled=False))
-        assert seen == list(PHASES[:3])
+        assert seen == list(PHASES[:4])
 
     def test_a_loss_that_is_not_finite_stops_the_training(self) -> None:
         model = tiny()
@@ -302,11 +309,11 @@ def slow_reference(
     betas: tuple[float, float],
     seed: int,
 ) -> None:
-    """The phases in plain torch, one after the other: gradients by ``autograd.grad``, four optimizers."""
+    """The phases in plain torch, one after the other: gradients by ``autograd.grad``, an optimizer for each."""
     encoder, posterior, decoder, discriminator = model.encoder, model.posterior, model.decoder, model.discriminator
     recognition = [*encoder.parameters(), *posterior.parameters()]
-    own = [[*decoder.parameters(), *recognition], list(discriminator.parameters()), recognition, recognition]
-    adam = [torch.optim.Adam(p, lr=lr, betas=betas) for p, lr in zip(own, rates, strict=True)]
+    own = [[*decoder.parameters(), *recognition], list(discriminator.parameters()), *3 * [recognition]]
+    adam = [torch.optim.Adam(p, lr=lr, betas=betas) for p, lr in zip(own, rates, strict=False)]
     adam[0] = torch.optim.Adam(
         [{"params": list(decoder.parameters()), "lr": rates[0]}, {"params": recognition, "lr": encoder_lr}], betas=betas
     )
@@ -325,19 +332,32 @@ def slow_reference(
         def normal(purpose: str, width: int, n: int = n, number: int = number) -> Tensor:
             return torch.randn(n, width, generator=keyed_generator(seed, number, purpose)).double()
 
-        def code(phase: str, x: Tensor = x, normal: Callable[[str, int], Tensor] = normal) -> Tensor:
-            features = encoder(x)
+        def view(purpose: str, x: Tensor = x, number: int = number) -> Tensor:
+            if model.augmentation is None:
+                return x
+            draws = torch.rand(len(x), 6, generator=keyed_generator(seed, number, f"view {purpose}"))
+            return model.augmentation(x, draws.double())
+
+        def standardised(features: Tensor) -> Tensor:
+            logits = features @ posterior.linear.weight.T
+            return 3 * (logits - logits.mean(0)) / (logits.var(0, correction=0) + 1e-5).sqrt()
+
+        def code(
+            phase: str,
+            view: Callable[[str], Tensor] = view,
+            normal: Callable[[str, int], Tensor] = normal,
+            standardised: Callable[[Tensor], Tensor] = standardised,
+        ) -> Tensor:
+            features = encoder(view(phase))
             if isinstance(posterior, GaussianPosterior):
                 noise = normal(f"posterior {phase}", 2)
                 return posterior.mean(features) + posterior.log_scale(features).exp() * noise
-            logits = features @ posterior.linear.weight.T
-            logits = (logits - logits.mean(0)) / (logits.var(0, correction=0) + 1e-5).sqrt()
             if phase == "reconstruction":
                 norm = posterior.norm
                 raw = (features @ posterior.linear.weight.T).detach()
                 norm.running_mean.mul_(0.9).add_(0.1 * raw.mean(0))
                 norm.running_var.mul_(0.9).add_(0.1 * raw.var(0))
-            return (3 * logits).softmax(1)
+            return standardised(features).softmax(1)
 
         def verdict(z: Tensor, purpose: str, normal: Callable[[str, int], Tensor] = normal) -> Tensor:
             if noise_scale:
@@ -356,11 +376,15 @@ def slow_reference(
 
         step(2, -verdict(code("generator"), "generator").log().mean())
 
+        if model.agree:
+            q = standardised(encoder(torch.cat([view("agreement 1"), view("agreement 2")]))).softmax(1)
+            joint = torch.stack([q[i, :, None] * q[n + i, None, :] for i in range(n)]).mean(0)
+            joint = (joint + joint.T) / 2
+            step(3, -(joint * (joint / (joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True))).log()).sum())
+
         if "labelled" in batch:
-            logits = posterior.linear(encoder(batch["labelled"]["image"]))
-            logits = 3 * (logits - logits.mean(0)) / (logits.var(0, correction=0) + 1e-5).sqrt()
-            q = logits.softmax(1)[torch.arange(n), batch["labelled"]["label"]]
-            step(3, -q.log().mean())
+            q = standardised(encoder(view("classification", batch["labelled"]["image"]))).softmax(1)
+            step(4, -q[torch.arange(n), batch["labelled"]["label"]].log().mean())
 
 
 class TestSteps:
@@ -384,6 +408,7 @@ class TestSteps:
             encoder_lr=0.01,
             discriminating={"lr": 0.2, "warmup_steps": 3},
             generating={"lr": 0.4, "schedule": "cosine"},
+            agreement={"lr": 0.3},
             classification={"lr": 0.8, "schedule": "cosine", "warmup_steps": 2, "final_lr_factor": 0.25},
         )
         rates: dict[str, list[list[float]]] = {phase: [] for phase in PHASES}
@@ -401,6 +426,7 @@ class TestSteps:
         assert rates["reconstruction"] == [pytest.approx([0.1 * f, 0.01 * f]) for f in linear]
         assert rates["discriminator"] == [pytest.approx([0.2 * f]) for f in [1 / 4, 2 / 4, 3 / 4, 1, 1, 1]]
         assert rates["generator"] == [pytest.approx([0.4 * f]) for f in half_cosine]
+        assert rates["agreement"] == 6 * [[0.3]]
         assert rates["classification"] == [pytest.approx([0.8 * f]) for f in [1 / 3, 2 / 3, *down]]
 
     @pytest.mark.parametrize("phase", PHASES)
@@ -440,6 +466,8 @@ class TestSteps:
         arguments: dict[str, Any] = {
             "encoder": ConvEncoder([4], num_features=6, norm="none"),
             "posterior": CategoricalPosterior(standardize=False),
+            "augmentation": None,  # draws belong to a step, not to an image
+            "agree": False,
             "label_warmup_steps": 0 if phase == "reconstruction" else 2,
             phase: PhaseOptimizer(lr=1e-2, clip_norm=0.05),
         }
@@ -708,7 +736,8 @@ class TestCheckpoint:
 
     def test_descriptions_and_instances_give_the_same_model(self) -> None:
         given = tiny()
-        described = tiny(**{name: given.hparams[name] for name in ("prior", "posterior", "encoder", "decoder")})
+        names = ("augmentation", "prior", "posterior", "encoder", "decoder", "discriminator")
+        described = tiny(agree=True, **{name: given.hparams[name] for name in names})
         assert described.hparams == given.hparams
         assert all(torch.equal(given.state_dict()[name], value) for name, value in described.state_dict().items())
 
@@ -726,6 +755,8 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "label_warmup_steps": (lambda: tiny(label_warmup_steps=-1), "label_warmup_steps=-1 .* multiples"),
     "image_shape": (lambda: tiny(image_shape=(28, 28)), r"image_shape=\[28, 28\] .* three numbers >= 1"),
     "empty_image": (lambda: tiny(image_shape=(1, 0, 4)), r"image_shape=\[1, 0, 4\] .* three numbers >= 1"),
+    "reconstruction_images": (lambda: tiny(reconstruction_images=0), "reconstruction_images=0 .* >= 1"),
+    "agree": (lambda: tiny(augmentation=None), "agree=True with augmentation=None .* an augmentation"),
     "encoder_lr": (lambda: tiny(encoder_lr=0.0), "encoder_lr=0.0 .* > 0"),
     "posterior": (lambda: tiny(posterior=GaussianPosterior()), "posterior=GaussianPosterior does not fit"),
     "kind": (lambda: tiny(prior=GaussianPosterior()), "prior=GaussianPosterior.* allowed are a Prior"),
