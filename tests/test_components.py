@@ -13,19 +13,38 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pixelgan_lightning import normalization
+from pixelgan_lightning.agreement import pair_information
+from pixelgan_lightning.augmentations import RandomAffine
 from pixelgan_lightning.component import Component, construct
-from pixelgan_lightning.decoders import GatedPixelCNN
+from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN, PackedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels
+from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture
 from pixelgan_lightning.normalization import BatchNorm, running_statistics
-from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, GaussianPosterior, Posterior
-from pixelgan_lightning.priors import Categorical, Gaussian, Prior
+from pixelgan_lightning.posteriors import (
+    CategoricalPosterior,
+    DeterministicPosterior,
+    GaussianPosterior,
+    ImplicitPosterior,
+    Posterior,
+    ProductPosterior,
+)
+from pixelgan_lightning.priors import (
+    Categorical,
+    Gaussian,
+    GaussianMixture,
+    NoCode,
+    Prior,
+    ProductPrior,
+    SwissRoll,
+    Uniform,
+)
 from pixelgan_lightning.random import RowDraws, keyed_generator
 
 
@@ -44,12 +63,30 @@ PRIORS: dict[str, Callable[[], Prior]] = {
     "gaussian1": lambda: Gaussian(dim=1),
     "gaussian2": lambda: Gaussian(),
     "gaussian5": lambda: Gaussian(5),
+    "mixture": lambda: GaussianMixture(),
+    "mixture_wide": lambda: GaussianMixture(3, radius=1.0, radial_std=0.7, tangential_std=0.4),
+    "swiss_roll": lambda: SwissRoll(),
+    "swiss_roll_noiseless": lambda: SwissRoll(turns=1.0, noise=0.0, num_components=4),
+    "uniform1": lambda: Uniform(1, low=0.0, high=3.0),
+    "uniform2": lambda: Uniform(),
+    "product": lambda: ProductPrior([Gaussian(2), Categorical(3)]),
+    "product_continuous": lambda: ProductPrior([Gaussian(1), GaussianMixture(2)]),
+    "product_finite": lambda: ProductPrior([Categorical(3), NoCode()]),
+    "no_code": lambda: NoCode(),
 }
 POSTERIORS: dict[str, tuple[Callable[[], Posterior], Prior]] = {
     "categorical": (lambda: CategoricalPosterior(), Categorical(4)),
     "categorical_plain": (lambda: CategoricalPosterior(standardize=False), Categorical(4)),
     "deterministic": (lambda: DeterministicPosterior(), Gaussian(3)),
     "gaussian": (lambda: GaussianPosterior(initial_scale=0.3), Gaussian(3)),
+    "implicit": (lambda: ImplicitPosterior(noise_dim=2, width=32), Gaussian(3)),
+    "argmax": (lambda: CategoricalPosterior(straight_through="argmax"), Categorical(4)),
+    "sample": (lambda: CategoricalPosterior(gain=1.0, straight_through="sample"), Categorical(4)),
+    "product": (lambda: ProductPosterior(), ProductPrior([Categorical(4), Gaussian(2)])),
+    "product_given": (
+        lambda: ProductPosterior([GaussianPosterior(), CategoricalPosterior()]),
+        ProductPrior([Gaussian(2), Categorical(4)]),
+    ),
 }
 ENCODERS: dict[str, Callable[[], Encoder]] = {
     "conv": lambda: ConvEncoder(channels=(8, 16), num_features=12),
@@ -64,6 +101,10 @@ OTHERS: dict[str, Callable[[], Component]] = {
     "decoder": lambda: GatedPixelCNN(8, layers=2, dilations=(1, 2), bias="location_dependent"),
     "bernoulli": lambda: Bernoulli(),
     "levels": lambda: CategoricalLevels(levels=5),
+    "logistics": lambda: DiscretizedLogisticMixture(3, levels=5),
+    "conv_decoder": lambda: ConvDecoder([8, 4]),
+    "packed": lambda: PackedPixelCNN(8, layers=1),
+    "affine": lambda: RandomAffine(5.0, shear=0.1),
     "container": lambda: Container({"prior": Gaussian(3), "encoder": ConvEncoder((4,))}, (1, 2), speed=2.5),
 }
 ALL: dict[str, Callable[[], Component]] = {
@@ -175,6 +216,20 @@ class TestConstruct:
 UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "categorical": (lambda: Categorical(1), "num_categories=1 .* >= 2"),
     "gaussian": (lambda: Gaussian(0), "dim=0 .* dim >= 1"),
+    "num_components": (lambda: GaussianMixture(0), "num_components=0 .* >= 1"),
+    "tangential_std": (lambda: GaussianMixture(tangential_std=0), "tangential_std=0 .* > 0"),
+    "turns": (lambda: SwissRoll(turns=0), "turns=0 .* > 0"),
+    "low": (lambda: Uniform(low=1, high=1), "low=1 .* high=1"),
+    "no_priors": (lambda: ProductPrior([]), r"priors=\[\] .* one or more"),
+    "two_categories": (lambda: ProductPrior([Categorical(2), Categorical(2)]), "more than one over categories"),
+    "straight_through": (lambda: CategoricalPosterior(straight_through="x"), "straight_through='x' .* null"),  # type: ignore[arg-type]
+    "noise_dim": (lambda: ImplicitPosterior(noise_dim=0), "noise_dim=0 .* >= 1"),
+    "posteriors": (
+        lambda: ProductPosterior([GaussianPosterior()]).build(3, ProductPrior([Gaussian(1), Gaussian(1)])),
+        "posteriors with 1 parts .* 2",
+    ),
+    "logistics": (lambda: DiscretizedLogisticMixture(0), "num_mixtures=0 .* >= 1"),
+    "shear": (lambda: RandomAffine(shear=-1.0), "shear=-1.0 .* >= 0"),
     "gain": (lambda: CategoricalPosterior(gain=0), "gain=0 .* > 0"),
     "initial_scale": (lambda: GaussianPosterior(initial_scale=0), "initial_scale=0 .* > 0"),
     "code_noise": (lambda: MLPDiscriminator(code_noise=-0.1), "code_noise=-0.1 .* >= 0"),
@@ -209,7 +264,7 @@ class TestPrior:
         assert first.shape == (7, prior.code_dim)
         assert first.dtype == torch.float32
         assert torch.equal(first, same)
-        assert not torch.equal(first, other)
+        assert not torch.equal(first, other) or prior.code_dim == 0
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_samples_do_not_depend_on_the_default_dtype(self, name: str) -> None:
@@ -230,8 +285,23 @@ class TestPrior:
         prior = PRIORS[name]()
         finite = prior.enumerate()
         if prior.num_categories is not None:
-            assert finite is not None
-            assert finite[0].shape == (prior.num_categories, prior.code_dim)
+            where = prior.category_slice or slice(None)
+            one_hot = prior.sample(20, torch.Generator().manual_seed(0))[:, where]
+            assert one_hot.shape == (20, prior.num_categories)
+            assert torch.equal(one_hot, F.one_hot(one_hot.argmax(1), prior.num_categories).float())
+            assert finite is None or len(finite[0]) == prior.num_categories
+
+    def test_components_are_named_consistently(self, name: str) -> None:
+        prior, n = PRIORS[name](), 3000
+        if prior.num_components is None:
+            with pytest.raises(NotImplementedError, match=f"{type(prior).__name__} has no components"):
+                prior.sample_with_components(3, torch.Generator())
+            return
+        codes, components = prior.sample_with_components(n, torch.Generator().manual_seed(3))
+        assert torch.equal(codes, prior.sample(n, torch.Generator().manual_seed(3)))
+        share = components.bincount(minlength=prior.num_components) / n
+        assert share.shape == (prior.num_components,)
+        assert_close(share, torch.full_like(share, 1 / prior.num_components), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("name", names(PRIORS, lambda prior: prior.enumerate() is not None))
@@ -249,13 +319,20 @@ class TestFinitePrior:
         equal = (prior.sample(n, torch.Generator().manual_seed(0))[:, None] == codes).all(2)
         assert (equal.sum(1) == 1).all()
         p = log_weights.exp()
-        assert ((equal.float().mean(0) - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
+        assert ((equal.float().mean(0) - p).abs() <= 5 * (p * (1 - p) / n).sqrt()).all()
 
     def test_other_vectors_are_impossible(self, name: str) -> None:
         prior = PRIORS[name]()
         k = prior.code_dim
+        if k == 0:
+            return  # there is no other vector
         others = torch.stack([torch.zeros(k), torch.full((k,), 1 / k), torch.ones(k), 2 * torch.eye(k)[0]])
         assert (prior.log_prob(others) == -math.inf).all()
+
+
+def smooth(prior: Prior) -> bool:
+    """Whether there is a density that a sum over a grid integrates."""
+    return not isinstance(prior, SwissRoll | Uniform)
 
 
 class TestDensity:
@@ -268,7 +345,7 @@ class TestDensity:
         return torch.cartesian_prod(*[line] * dim).view(-1, dim), (2 * self.reach / (self.points - 1)) ** dim
 
     continuous = pytest.mark.parametrize(
-        "name", names(PRIORS, lambda prior: prior.enumerate() is None and prior.code_dim <= 2)
+        "name", names(PRIORS, lambda prior: prior.enumerate() is None and prior.code_dim <= 2 and smooth(prior))
     )
 
     @continuous
@@ -316,6 +393,49 @@ class TestManifold:
         up = nodes.view(side, side, 2)[:, 0, 1]
         above = (drawn[:, 1:] > up).float().mean(0)
         assert_close(above, (torch.arange(side) + 0.5) / side, rtol=0, atol=0.02)
+
+
+class TestUniform:
+    def test_density(self) -> None:
+        prior = Uniform(2, low=-1.0, high=3.0)
+        z = torch.tensor([[0.0, 0.0], [-1.0, 3.0], [-1.1, 0.0], [0.0, 3.1]]).double()
+        assert_close(prior.log_prob(z).exp(), torch.tensor([1 / 16, 1 / 16, 0.0, 0.0]).double(), rtol=0, atol=1e-12)
+        drawn = prior.sample(1000, torch.Generator().manual_seed(0))
+        assert (prior.log_prob(drawn) > -math.inf).all()
+        assert_close(drawn.var(0), torch.full((2,), 16 / 12), rtol=0.1, atol=0)
+
+
+class TestSwissRoll:
+    def test_is_uniform_along_its_length(self) -> None:
+        prior = SwissRoll(noise=0.0)
+        t = prior._angle(torch.linspace(0, 1, 201))
+        points = t[:, None] * torch.stack([t.cos(), t.sin()], 1)
+        steps = points.diff(dim=0).norm(dim=1)
+        assert_close(steps[5:], torch.full_like(steps[5:], steps[5:].mean().item()), rtol=0.01, atol=0)
+        drawn = prior.sample(500, torch.Generator().manual_seed(0)).double()
+        angle = prior.t_max * drawn.norm(dim=1) / prior.radius
+        on_curve = (prior.radius / prior.t_max) * angle[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+        assert_close(drawn, on_curve, rtol=0, atol=1e-4)
+
+    def test_has_no_density(self) -> None:
+        with pytest.raises(NotImplementedError, match="SwissRoll has no density"):
+            SwissRoll().log_prob(torch.zeros(1, 2))
+
+
+class TestProductPrior:
+    def test_factors_side_by_side(self) -> None:
+        prior = ProductPrior([Gaussian(2), Categorical(3), Uniform(1)])
+        assert prior.code_dim == 6
+        assert prior.slices() == [slice(0, 2), slice(2, 5), slice(5, 6)]
+        assert prior.category_slice == slice(2, 5)
+        assert prior.enumerate() is None
+        z = prior.sample(7, torch.Generator().manual_seed(0)).double()
+        parts = Gaussian(2).log_prob(z[:, :2]) + Categorical(3).log_prob(z[:, 2:5]) + Uniform(1).log_prob(z[:, 5:])
+        assert_close(prior.log_prob(z), parts)
+
+    def test_gaussian_product_is_a_gaussian(self) -> None:
+        z = torch.randn(5, 3).double()
+        assert_close(ProductPrior([Gaussian(1), Gaussian(2)]).log_prob(z), Gaussian(3).log_prob(z))
 
 
 class TestGaussian:
@@ -403,9 +523,39 @@ class TestPosterior:
     def test_categorical_codes_are_distributions(self, name: str) -> None:
         posterior, prior = self.build(name)
         if prior.num_categories is not None:
-            assert isinstance(posterior, CategoricalPosterior)
             features = torch.randn(self.batch, self.features)
-            assert_close(posterior(features), posterior.logits(features).softmax(1), rtol=0, atol=0)
+            soft = posterior.logits(features).softmax(1)
+            code = posterior(features)[:, prior.category_slice or slice(None)]
+            if getattr(posterior, "straight_through", None) is not None:
+                soft = F.one_hot(soft.argmax(1), soft.shape[1]).to(soft)
+            assert_close(code, soft, rtol=0, atol=0)
+        else:
+            with pytest.raises(ConfigurationError, match=f"posterior={type(posterior).__name__} has no categories"):
+                posterior.logits(torch.randn(self.batch, self.features))
+
+
+class TestStraightThrough:
+    def test_gradients_are_those_of_the_softmax(self) -> None:
+        torch.manual_seed(0)
+        hard = CategoricalPosterior(straight_through="argmax").build(4, Categorical(3)).double()
+        soft = CategoricalPosterior().build(4, Categorical(3)).double()
+        soft.load_state_dict(hard.state_dict())
+        features, weights = torch.randn(6, 4).double(), torch.randn(6, 3).double()
+        gradients = []
+        for posterior in (hard, soft):
+            inputs = features.clone().requires_grad_()
+            (posterior(inputs) * weights).sum().backward()
+            gradients.append(inputs.grad)
+        assert_close(gradients[0], gradients[1], rtol=0, atol=1e-14)
+
+    def test_draws_follow_the_posterior(self) -> None:
+        torch.manual_seed(0)
+        posterior = CategoricalPosterior(1.0, standardize=False, straight_through="sample").build(4, Categorical(3))
+        features = torch.randn(1, 4)
+        p, n = posterior.logits(features).softmax(1)[0], 20000
+        drawn = posterior(features.expand(n, -1), torch.randn(n, 3))
+        assert ((drawn == 0) | (drawn == 1)).all()
+        assert ((drawn.mean(0) - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
 
 
 class TestGaussianPosterior:
@@ -607,3 +757,59 @@ class TestRowDraws:
 
     def test_are_the_same_on_every_machine(self) -> None:
         assert keyed_generator("sample", 0).initial_seed() == 7802069131476947027
+
+
+# ------------------------------------------------------------------------------------------------------- augmentations
+
+
+class TestRandomAffine:
+    def test_middle_draws_leave_the_image_alone(self) -> None:
+        x = torch.rand(3, 2, 7, 6).double()
+        view = RandomAffine()
+        assert_close(view(x, torch.full((3, view.num_draws), 0.5).double()), x, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize(("entry", "axis"), [(4, 3), (5, 2)], ids=["across", "down"])
+    def test_translation_by_whole_pixels(self, entry: int, axis: int) -> None:
+        x = torch.rand(2, 1, 8, 8).double()
+        view = RandomAffine(translate=0.25)  # up to two of eight pixels
+        draws = torch.full((2, view.num_draws), 0.5).double()
+        draws[:, entry] = 1.0
+        moved = x.roll(-2, axis)
+        moved.narrow(axis, 6, 2).zero_()
+        assert_close(view(x, draws), moved, rtol=0, atol=1e-12)
+
+    def test_quarter_turn(self) -> None:
+        x = torch.rand(1, 1, 5, 5).double()
+        draws = torch.full((1, 6), 0.5).double()
+        draws[:, 0] = 1.0
+        assert_close(RandomAffine(degrees=90)(x, draws), x.rot90(1, (2, 3)), rtol=0, atol=1e-12)
+
+    def test_each_image_has_its_own_view(self) -> None:
+        x, view = torch.rand(1, 1, 9, 9).expand(2, -1, -1, -1), RandomAffine()
+        one, two = view(x, torch.rand(2, view.num_draws))
+        assert not torch.equal(one, two)
+
+
+# ----------------------------------------------------------------------------------------------------------- agreement
+
+
+class TestPairInformation:
+    def test_by_hand(self) -> None:
+        """Certain and balanced: log K. Independent: 0. In general that of the symmetric joint distribution."""
+        one_hot = torch.eye(3).double().repeat(4, 1)
+        assert_close(pair_information(one_hot, one_hot).item(), math.log(3), rtol=0, atol=1e-9)
+        flat = torch.full((5, 3), 1 / 3).double()
+        assert_close(pair_information(flat, flat).item(), 0.0, rtol=0, atol=1e-12)
+        p, q = torch.rand(2, 7, 3).double().softmax(2)
+        joint = torch.stack([torch.outer(a, b) for a, b in zip(p, q, strict=True)]).mean(0)
+        joint = (joint + joint.T) / 2
+        reference = (joint * (joint / torch.outer(joint.sum(0), joint.sum(1))).log()).sum()
+        assert_close(pair_information(p, q), reference, rtol=0, atol=1e-12)
+
+    def test_one_category_for_all_gives_nothing(self) -> None:
+        same = F.one_hot(torch.zeros(6, dtype=torch.long), 3).double().requires_grad_()
+        value = pair_information(same, same)
+        assert_close(value.item(), 0.0, rtol=0, atol=1e-9)
+        value.backward()
+        assert same.grad is not None
+        assert torch.isfinite(same.grad).all()

@@ -40,7 +40,7 @@ FEW_IMAGES = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """For every data module small files in its format: the arguments that make it use them."""
     folder = tmp_path_factory.mktemp("data")
-    write_mnist(folder, train=300, test=60)
+    write_mnist(folder, train=400, test=60)
     return {
         "DigitsDataModule": {},
         "MNISTDataModule": {"data_dir": str(folder), "num_val": 100, "download": False},

@@ -13,9 +13,17 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pixelgan_lightning.component import construct
-from pixelgan_lightning.decoders import Decoder, GatedPixelCNN, draw_uniforms, sample_by_full_passes
+from pixelgan_lightning.decoders import (
+    ConvDecoder,
+    Decoder,
+    GatedPixelCNN,
+    Known,
+    PackedPixelCNN,
+    draw_uniforms,
+    sample_by_full_passes,
+)
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, Likelihood
+from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture, Likelihood
 
 CODE_DIM = 3
 
@@ -56,11 +64,14 @@ DECODERS: dict[str, Decoder] = {
     "dilated_kernel5": gated(kernel=5, dilations=(2, 1), bias="location_dependent"),
     "no_layers": gated(layers=0),
     "one_layer": gated(layers=1),
+    "input_layer": gated(condition="input_layer"),
+    "input_layer_map": gated(condition="input_layer", bias="location_dependent"),
 }
 LIKELIHOODS: dict[str, Likelihood] = {
     "bernoulli": Bernoulli(),
     "levels3": CategoricalLevels(3),
     "palette": Palette(),
+    "logistics": DiscretizedLogisticMixture(2, levels=3),
 }
 
 every_decoder = pytest.mark.parametrize("name", DECODERS)
@@ -248,10 +259,10 @@ def test_both_samplers_draw_the_same_images(
     name: str, likelihood: Likelihood, shape: tuple[int, int, int], temperature: float
 ) -> None:
     decoder = build(name, shape, likelihood, spread=2)
-    z, uniforms = sampler_inputs(decoder, 4)
+    z, uniforms = sampler_inputs(decoder, 8)
     images = decoder.sample(z, uniforms, temperature)
     assert torch.equal(images, sample_by_full_passes(decoder, z, uniforms, temperature))
-    assert images.shape == (4, *shape)
+    assert images.shape == (8, *shape)
     assert len(images.unique(dim=0)) > 1
     likelihood.check(images)
 
@@ -311,6 +322,123 @@ def test_samples_follow_the_model() -> None:
     assert p.sum() > 0.99
 
 
+class TestCompletion:
+    @every_decoder
+    @every_likelihood
+    @torch.no_grad()
+    def test_both_samplers_complete_alike(self, name: str, likelihood: Likelihood) -> None:
+        shape = (2, 4, 5)
+        decoder = build(name, shape, likelihood, spread=2)
+        z, uniforms = sampler_inputs(decoder, 3)
+        mask = torch.rand(shape[1:]) < 0.5
+        known = Known(random_images(3, shape, likelihood.levels), mask)
+        images = decoder.sample(z, uniforms, 1.0, known)
+        assert torch.equal(images, sample_by_full_passes(decoder, z, uniforms, 1.0, known))
+        assert torch.equal(images[:, :, mask], known.image[:, :, mask])
+        assert not torch.equal(images, decoder.sample(z, uniforms))
+
+    @torch.no_grad()
+    def test_follows_the_conditional_distribution(self) -> None:
+        """Frequencies of the lower row of 2x2 pixels, given the upper one."""
+        decoder = build("location_invariant", (1, 2, 2), spread=2)
+        n = 20000
+        z = torch.randn(1, CODE_DIM).double().expand(n, -1)
+        upper = torch.tensor([[True, True], [False, False]])
+        known = Known(torch.tensor([[1.0, 0.0], [0.0, 0.0]]).double().expand(n, 1, 2, 2), upper)
+        images = decoder.sample(z, draw_uniforms(decoder, n, torch.Generator().manual_seed(1), z), 1.0, known)
+        lower = torch.cartesian_prod(*[torch.arange(2.0)] * 2).double()
+        whole = torch.cat([torch.tensor([[1.0, 0.0]]).double().expand(4, -1), lower], 1).view(4, 1, 2, 2)
+        p = decoder.likelihood.log_prob(decoder(whole, z[:4]), whole).softmax(0)
+        frequency = torch.stack([(images == image).flatten(1).all(1).double().mean() for image in whole])
+        assert ((frequency - p).abs() < 5 * (p * (1 - p) / n).sqrt() + 1e-12).all()
+
+
+class TestConvDecoder:
+    """Independent pixels: nothing of the image is read, and one pass draws what the plain sampler draws."""
+
+    @every_likelihood
+    @pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 4)])
+    @torch.no_grad()
+    def test_samples(self, likelihood: Likelihood, shape: tuple[int, int, int]) -> None:
+        torch.manual_seed(0)
+        decoder = ConvDecoder([6, 4]).build(shape, CODE_DIM, likelihood).double()
+        z, uniforms = sampler_inputs(decoder, 3)
+        known = Known(random_images(3, shape, likelihood.levels), torch.rand(shape[1:]) < 0.5)
+        for given in (None, known):
+            images = decoder.sample(z, uniforms, 0.7, given)
+            assert torch.equal(images, sample_by_full_passes(decoder, z, uniforms, 0.7, given))
+        assert decoder.receptive_field() == frozenset()
+        x = random_images(3, shape)
+        assert torch.equal(decoder(x, z), decoder(1 - x, z))
+        assert not torch.equal(decoder(x, z), decoder(x, z + 1))
+
+    def test_needs_a_code(self) -> None:
+        with pytest.raises(ConfigurationError, match="ConvDecoder without a code"):
+            ConvDecoder().build((1, 4, 4), 0, Bernoulli())
+
+
+class TestPackedPixelCNN:
+    """Its order is raster order over 2x2 blocks, colour by colour inside a block."""
+
+    @staticmethod
+    def build(shape: tuple[int, int, int], likelihood: Likelihood) -> PackedPixelCNN:
+        torch.manual_seed(0)
+        return PackedPixelCNN(6, layers=1, first_kernel=3).build(shape, CODE_DIM, likelihood).double()
+
+    @staticmethod
+    def order(shape: tuple[int, int, int]) -> Tensor:
+        """The position ``[C, H, W]`` of every value in the order."""
+        channels, height, width = shape
+        blocks = torch.arange(channels * height * width).view(height // 2, width // 2, 4 * channels)
+        return F.pixel_shuffle(blocks.permute(2, 0, 1)[None].float(), 2)[0].long()
+
+    @pytest.mark.parametrize("shape", [(1, 4, 6), (2, 4, 4)])
+    def test_no_value_sees_itself_or_what_comes_later(self, shape: tuple[int, int, int]) -> None:
+        decoder, order = self.build(shape, CategoricalLevels(3)), self.order(shape).flatten()
+        z = torch.randn(1, CODE_DIM).double()
+        x = torch.rand(shape).double()
+        jacobian = torch.func.jacrev(lambda x: decoder(x[None], z)[0].unflatten(0, (shape[0], -1)))(x)
+        seen = (jacobian != 0).any(1).flatten(3).flatten(0, 2)  # [value, value']
+        assert seen.any()
+        assert not seen[order[:, None] <= order].any()
+
+    @pytest.mark.parametrize("likelihood", [Bernoulli(), CategoricalLevels(3)], ids=["bernoulli", "levels3"])
+    @torch.no_grad()
+    def test_samples_value_by_value(self, likelihood: Likelihood) -> None:
+        shape = (2, 4, 6)
+        decoder, order = self.build(shape, likelihood), self.order(shape)
+        z, uniforms = sampler_inputs(decoder, 3)
+        x = torch.zeros(3, *shape).double()
+        for position in range(order.numel()):
+            ((c, i, j),) = (order == position).nonzero().tolist()
+            params = decoder(x, z).unflatten(1, (shape[0], -1))[:, c, :, i, j]
+            x[:, c, i, j] = likelihood.sample(params, uniforms[:, i, j, c : c + 1])[:, 0]
+        assert torch.equal(decoder.sample(z, uniforms), x)
+
+    @torch.no_grad()
+    def test_probabilities_of_all_images_sum_to_one(self) -> None:
+        decoder = self.build((1, 2, 4), Bernoulli())
+        images = torch.cartesian_prod(*[torch.arange(2.0)] * 8).double().view(-1, 1, 2, 4)
+        log_p = decoder.likelihood.log_prob(decoder(images, torch.zeros(len(images), CODE_DIM).double()), images)
+        assert_close(log_p.exp().sum().item(), 1.0, rtol=0, atol=1e-12)
+
+    def test_refuses(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"image_shape=\[1, 3, 4\] .* even sides"):
+            self.build((1, 3, 4), Bernoulli())
+        with pytest.raises(ConfigurationError, match=r"likelihood=Palette .* single channels"):
+            self.build((1, 4, 4), Palette())
+
+
+def test_no_code_leaves_an_unconditional_decoder() -> None:
+    torch.manual_seed(0)
+    decoder = gated().build((1, 4, 5), 0, Bernoulli()).double()
+    z, x = torch.zeros(2, 0).double(), random_images(2, (1, 4, 5))
+    assert decoder(x, z).shape == x.shape
+    uniforms = draw_uniforms(decoder, 2, torch.Generator().manual_seed(7), z)
+    with torch.no_grad():
+        assert torch.equal(decoder.sample(z, uniforms), sample_by_full_passes(decoder, z, uniforms))
+
+
 class TestUniforms:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
     def test_never_reach_one(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +471,7 @@ class TestUniforms:
         ({"map_channels": 0}, r"map_channels=0 .* >= 1"),
         ({"layers": 2, "dilations": [1]}, r"dilations=\[1\] .* 2 numbers >= 1"),
         ({"layers": 1, "dilations": [0]}, r"dilations=\[0\] .* 1 numbers >= 1"),
+        ({"condition": "never"}, r"condition='never' .* 'every_layer' and 'input_layer'"),
         ({"bias": "somewhere"}, r"bias='somewhere' .* 'location_invariant' and 'location_dependent'"),
     ],
 )

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, Likelihood
+from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture, Likelihood
 
 # A new likelihood joins the tests of the contract by being listed here.
 LIKELIHOODS: dict[str, Likelihood] = {
@@ -21,8 +21,14 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "levels3": CategoricalLevels(3),
     "levels5": CategoricalLevels(5),
     "levels256": CategoricalLevels(256),
+    "logistics2": DiscretizedLogisticMixture(2, levels=2),
+    "logistics5": DiscretizedLogisticMixture(3, levels=5),
+    "logistics256": DiscretizedLogisticMixture(2),
 }
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS.values(), ids=LIKELIHOODS)
+
+SINGLE = {name: likelihood for name, likelihood in LIKELIHOODS.items() if likelihood.uniforms_per_pixel(1) == 1}
+one_draw = pytest.mark.parametrize("likelihood", SINGLE.values(), ids=SINGLE)
 
 LARGEST = 1 - 2**-53
 """The largest float64 below 1."""
@@ -46,6 +52,9 @@ def below(likelihood: Likelihood) -> Tensor:
         (CategoricalLevels(2), (1, 3, 3)),
         (CategoricalLevels(3), (1, 2, 2)),
         (CategoricalLevels(3), (3, 1, 2)),
+        (DiscretizedLogisticMixture(2, levels=3), (1, 2, 2)),
+        (DiscretizedLogisticMixture(2, levels=3), (3, 1, 2)),
+        (DiscretizedLogisticMixture(3, levels=2), (4, 1, 2)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Likelihood) else "x".join(map(str, value)),
 )
@@ -66,23 +75,14 @@ def test_probabilities_of_all_images_sum_to_one(
         assert_close(log_p.exp().sum(), torch.tensor(1.0).double(), rtol=0, atol=1e-12)
 
 
-@every_likelihood
-class TestContract:
-    def test_probabilities_of_one_value_sum_to_one(self, likelihood: Likelihood) -> None:
-        torch.manual_seed(0)
-        params = 3 * torch.randn(1, likelihood.params_per_pixel(1), 1, 1).double()
-        x = below(likelihood).view(-1, 1, 1, 1)
-        log_p = likelihood.log_prob(params.expand(len(x), -1, -1, -1), x)
-        assert log_p.shape == (likelihood.levels,)
-        assert_close(log_p.exp().sum().item(), 1.0, rtol=0, atol=1e-12)
-
+@one_draw
+class TestOneDraw:
     @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
     def test_frequencies_are_the_probabilities(self, likelihood: Likelihood, temperature: float) -> None:
         """Over n evenly spaced uniforms every value is drawn n p times, up to rounding."""
         torch.manual_seed(0)
         n = 4000
         params = 3 * torch.randn(1, likelihood.params_per_pixel(1)).double()
-        assert likelihood.uniforms_per_pixel(1) == 1
         uniforms = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) / n
         drawn = likelihood.sample(params.expand(n, -1), uniforms, temperature)
         assert drawn.shape == (n, 1)
@@ -101,6 +101,17 @@ class TestContract:
             drawn = likelihood.sample(params.expand(3, -1), uniforms)
             positive = below(likelihood)[p > 0]
             assert torch.isin(drawn, positive).all()
+
+
+@every_likelihood
+class TestContract:
+    def test_probabilities_of_one_value_sum_to_one(self, likelihood: Likelihood) -> None:
+        torch.manual_seed(0)
+        params = 3 * torch.randn(1, likelihood.params_per_pixel(1), 1, 1).double()
+        x = below(likelihood).view(-1, 1, 1, 1)
+        log_p = likelihood.log_prob(params.expand(len(x), -1, -1, -1), x)
+        assert log_p.shape == (likelihood.levels,)
+        assert_close(log_p.exp().sum().item(), 1.0, rtol=0, atol=1e-12)
 
     def test_sums_over_pixels_and_channels(self, likelihood: Likelihood) -> None:
         torch.manual_seed(0)
@@ -126,7 +137,7 @@ class TestContract:
         assert log_p.dtype == torch.float32
         assert torch.equal(log_p, likelihood.log_prob(params.float(), x))
         n = 1000
-        pixel, uniforms = params[:1, :, 0, 0].expand(n, -1), torch.rand(n, 1)
+        pixel, uniforms = params[:1, :, 0, 0].expand(n, -1), torch.rand(n, likelihood.uniforms_per_pixel(1))
         drawn = likelihood.sample(pixel, uniforms, 0.7)
         assert torch.equal(drawn, likelihood.sample(pixel.float(), uniforms, 0.7).to(drawn))
 
@@ -185,3 +196,66 @@ class TestCategoricalLevels:
     def test_levels_below_two(self) -> None:
         with pytest.raises(ConfigurationError, match=r"levels=1 .* >= 2"):
             CategoricalLevels(1)
+
+
+class TestDiscretizedLogisticMixture:
+    @staticmethod
+    def slow(params: Tensor, x: Tensor, mixtures: int, levels: int) -> float:
+        """``log p`` of one pixel, from differences of the CDF, channel after channel."""
+        channels = len(x)
+        rows = params.view(-1, mixtures)
+        total = 0.0
+        for m, weight in enumerate(rows[0].softmax(0)):
+            p, pair = weight.item(), 0
+            for c in range(channels):
+                mean = rows[1 + c, m].item()
+                for b in range(c):
+                    mean += math.tanh(rows[1 + 2 * channels + pair, m].item()) * x[b].item()
+                    pair += 1
+                scale = math.exp(rows[1 + channels + c, m].item())
+                cdf = [1 / (1 + math.exp(-(x[c].item() + side / (levels - 1) - mean) / scale)) for side in (-1, 1)]
+                below = 0.0 if x[c] == -1 else cdf[0]
+                above = 1.0 if x[c] == 1 else cdf[1]
+                p *= above - below
+            total += p
+        return math.log(total)
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_equals_a_slow_reference(self, channels: int) -> None:
+        torch.manual_seed(0)
+        likelihood = DiscretizedLogisticMixture(3, levels=5)
+        params = torch.randn(6, likelihood.params_per_pixel(channels)).double()
+        x = torch.randint(5, (6, channels)).double() / 4
+        log_p = likelihood.log_prob(params[:, :, None, None], x[:, :, None, None])
+        expected = [self.slow(p, 2 * v - 1, 3, 5) for p, v in zip(params, x, strict=True)]
+        assert_close(log_p, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-10)
+
+    @pytest.mark.parametrize("levels", [2, 5])
+    @pytest.mark.parametrize("temperature", [1.0, 0.5])
+    def test_frequencies_are_the_probabilities(self, levels: int, temperature: float) -> None:
+        """Over a grid of uniforms every pair of values of two channels is drawn as often as it should be."""
+        torch.manual_seed(0)
+        n = 60
+        likelihood = DiscretizedLogisticMixture(2, levels)
+        params = torch.randn(1, likelihood.params_per_pixel(2)).double()
+        line = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+        uniforms = torch.cartesian_prod(line, line, line)
+        drawn = likelihood.sample(params.expand(len(uniforms), -1), uniforms, temperature)
+        pairs = torch.cartesian_prod(torch.arange(levels), torch.arange(levels)).double() / (levels - 1)
+        frequencies = torch.stack([(drawn == pair).all(1).double().mean() for pair in pairs])
+        tempered = params.view(-1, 2).clone()  # sharper weights, narrower components
+        tempered[0] /= temperature
+        tempered[3:5] += math.log(temperature)
+        expected = likelihood.log_prob(tempered.view(1, -1, 1, 1).expand(len(pairs), -1, 1, 1), pairs[:, :, None, None])
+        assert_close(frequencies, expected.exp(), rtol=0, atol=4 / n)
+
+    @pytest.mark.parametrize("scale", [-60.0, 0.0, 60.0])
+    @pytest.mark.parametrize("mean", [-1e4, 0.0, 1e4])
+    def test_extremes_are_finite_with_gradients(self, scale: float, mean: float) -> None:
+        likelihood = DiscretizedLogisticMixture(1, levels=256)
+        params = torch.tensor([[0.0, mean, scale]]).view(1, 3, 1, 1).requires_grad_()
+        for value in (0.0, 128 / 255, 1.0):
+            log_p = likelihood.log_prob(params, torch.full((1, 1, 1, 1), value))
+            assert torch.isfinite(log_p)
+            (gradient,) = torch.autograd.grad(log_p, params)
+            assert torch.isfinite(gradient).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -11,6 +12,19 @@ from pixelgan_lightning.component import Component
 from pixelgan_lightning.likelihoods import Likelihood
 
 Offset = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Pixels that are given, for completing an image.
+
+    Args:
+        image: ``[B, C, H, W]`` in [0, 1]; only the pixels in ``mask`` are read.
+        mask: bool ``[H, W]`` on the CPU, true where a pixel is given.
+    """
+
+    image: Tensor
+    mask: Tensor
 
 
 class Decoder(Component):
@@ -31,15 +45,18 @@ class Decoder(Component):
         """All ``(row, column)`` offsets of the pixels that a pixel's parameters depend on (its own channels apart)."""
         raise NotImplementedError
 
-    def sample(self, z: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+    def sample(self, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None) -> Tensor:
         """Images ``[B, C, H, W]`` drawn pixel by pixel by inverse CDF from ``uniforms`` ``[B, H, W, U]``.
 
-        Decoders with a faster way override it; the result must be the same.
+        Pixels that are ``known`` keep their values, and those after them in the order depend on them. Decoders with a
+        faster way override it; the result must be the same.
         """
-        return sample_by_full_passes(self, z, uniforms, temperature)
+        return sample_by_full_passes(self, z, uniforms, temperature, known)
 
 
-def sample_by_full_passes(decoder: Decoder, z: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+def sample_by_full_passes(
+    decoder: Decoder, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
+) -> Tensor:
     """The reference sampler: one pass of the whole network for every pixel (and channel)."""
     likelihood = decoder.likelihood
     channels, height, width = decoder.image_shape
@@ -47,6 +64,9 @@ def sample_by_full_passes(decoder: Decoder, z: Tensor, uniforms: Tensor, tempera
     groups = 1 if likelihood.channels_jointly else channels
     for row in range(height):
         for column in range(width):
+            if known is not None and known.mask[row, column]:
+                x[:, :, row, column] = known.image[:, :, row, column].to(x)
+                continue
             for group in range(groups):
                 params = decoder(x, z)[:, :, row, column].unflatten(1, (groups, -1))[:, group]
                 u = uniforms[:, row, column]

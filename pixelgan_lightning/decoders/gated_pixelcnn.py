@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelgan_lightning.decoders.base import Decoder, Offset
+from pixelgan_lightning.decoders.base import Decoder, Known, Offset
 from pixelgan_lightning.decoders.incremental import sample_incrementally
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Likelihood
 
 Bias = Literal["location_invariant", "location_dependent"]
+Condition = Literal["every_layer", "input_layer"]
 
 
 def gate(x: Tensor) -> Tensor:
@@ -34,14 +35,24 @@ def gate(x: Tensor) -> Tensor:
     return f.tanh() * g.sigmoid()
 
 
+class EmptyCode(nn.Module):
+    """An empty code enters as a constant: what remains of the conditioning is a bias."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.new_ones(len(z), 1, 1, 1)
+
+
 class GatedLayer(nn.Module):
-    """Both stacks: ``y = tanh(W_f * x + b_f(z)) . sigmoid(W_g * x + b_g(z))``, residual on the horizontal one."""
+    """Both stacks: ``y = tanh(W_f * x + b_f(z)) . sigmoid(W_g * x + b_g(z))``, residual on the horizontal one.
+
+    With 0 ``code_channels`` there is no ``b(z)``.
+    """
 
     vertical: nn.Conv2d
     horizontal: nn.Conv2d
     link: nn.Conv2d
     out: nn.Conv2d
-    bias: nn.Conv2d
+    bias: nn.Conv2d | None
 
     def __init__(self, channels: int, kernel: int, dilation: int, code_channels: int) -> None:
         super().__init__()
@@ -50,16 +61,24 @@ class GatedLayer(nn.Module):
         self.horizontal = nn.Conv2d(channels, 2 * channels, (1, self.reach + 1), dilation=(1, dilation))
         self.link = nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.out = nn.Conv2d(channels, channels, 1)
-        self.bias = nn.Conv2d(code_channels, 4 * channels, 1, bias=False)
+        self.bias = nn.Conv2d(code_channels, 4 * channels, 1, bias=False) if code_channels else None
 
     def forward(self, v: Tensor, h: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """``v``, ``h``: ``[B, C, H, W]``; ``code``: ``[B, C', H, W]`` or ``[B, C', 1, 1]``."""
-        bias_v, bias_h = self.bias(code).chunk(2, dim=1)
+        bias_v, bias_h = self.biases(code)
         pad = self.reach * self.dilation
         # Row i of v knows image rows < i, so this layer may read rows <= i of v. Likewise for the columns of h.
         v = gate(self.vertical(F.pad(v, (pad, pad, pad, 0))) + bias_v)
         h = h + self.out(gate(self.horizontal(F.pad(h, (pad, 0, 0, 0))) + self.link(v) + bias_h))
         return v, h
+
+    def biases(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """What the code adds to both stacks before their gates, ``[B, 2C, H or 1, W or 1]`` each."""
+        if self.bias is None:
+            nothing = code.new_zeros(len(code), 2 * self.out.in_channels, 1, 1)
+            return nothing, nothing
+        bias_v, bias_h = self.bias(code).chunk(2, dim=1)
+        return bias_v, bias_h
 
 
 class Head(nn.Module):
@@ -94,15 +113,17 @@ class GatedPixelCNN(Decoder):
 
     Args:
         channels: feature channels C of each stack.
-        layers: gated layers after the input layer. They take the code in: with 0 layers it is not used.
+        layers: gated layers after the input layer.
         first_kernel: side of the input layer's kernel (odd).
         kernel: side of the gated layers' kernels (odd).
         dilations: dilation of each gated layer; None for 1 everywhere.
-        bias: how the code enters every gated layer. ``location_invariant``: one linear map of the code per layer, the
+        bias: how the code enters a layer. ``location_invariant``: one linear map of the code per layer, the
             same at every pixel; right for a code that says what is in the image. ``location_dependent``: a small
             network turns the code into a map of ``map_channels`` channels, which enters through a 1x1 convolution;
             right for a code that says where things are.
         map_channels: channels of that map.
+        condition: ``every_layer``: the code enters every gated layer (with 0 layers it is not used).
+            ``input_layer``: it is added to the input layer's output and nowhere else.
 
     Raises:
         ConfigurationError: even or too small kernels, other numbers below 1, ``dilations`` of the wrong length.
@@ -117,6 +138,7 @@ class GatedPixelCNN(Decoder):
         dilations: Sequence[int] | None = None,
         bias: Bias = "location_invariant",
         map_channels: int = 8,
+        condition: Condition = "every_layer",
     ) -> None:
         super().__init__()
         for name, size in (("first_kernel", first_kernel), ("kernel", kernel)):
@@ -133,6 +155,11 @@ class GatedPixelCNN(Decoder):
             raise ConfigurationError(
                 f"bias={bias!r} is not usable: allowed are 'location_invariant' and 'location_dependent'"
             )
+        if condition not in ("every_layer", "input_layer"):
+            raise ConfigurationError(
+                f"condition={condition!r} is not usable: allowed are 'every_layer' and 'input_layer'"
+            )
+        self.condition: Condition = condition
         self.channels, self.num_layers, self.first_kernel, self.kernel = channels, layers, first_kernel, kernel
         self.dilations = tuple(dilations) if dilations is not None else (1,) * layers
         self.bias: Bias = bias
@@ -145,7 +172,10 @@ class GatedPixelCNN(Decoder):
         self.first_vertical = nn.Conv2d(colours, self.channels, (reach, self.first_kernel))
         self.first_horizontal = nn.Conv2d(colours, self.channels, (1, reach))
         self.first_link = nn.Conv2d(self.channels, self.channels, 1, bias=False)
-        if self.bias == "location_dependent":
+        if code_dim == 0:
+            code_channels = 1
+            self.code_map: nn.Module = EmptyCode()
+        elif self.bias == "location_dependent":
             code_channels = self.map_channels
             self.code_map = nn.Sequential(
                 nn.Linear(code_dim, 128),
@@ -156,7 +186,10 @@ class GatedPixelCNN(Decoder):
         else:
             code_channels = code_dim
             self.code_map = nn.Sequential(nn.Unflatten(1, (code_dim, 1, 1)))
-        self.layers = nn.ModuleList(GatedLayer(self.channels, self.kernel, d, code_channels) for d in self.dilations)
+        at_input = self.condition == "input_layer"
+        self.first_bias = nn.Conv2d(code_channels, 2 * self.channels, 1, bias=False) if at_input else None
+        at_layers = 0 if at_input else code_channels
+        self.layers = nn.ModuleList(GatedLayer(self.channels, self.kernel, d, at_layers) for d in self.dilations)
         groups = 1 if likelihood.channels_jointly else colours
         self.head = Head(self.channels, groups, likelihood.params_per_pixel(colours))
         return self
@@ -166,11 +199,19 @@ class GatedPixelCNN(Decoder):
         code = self.code_map(z)
         reach = self.first_kernel // 2
         # Shifted by one: row i of v reads rows i-reach .. i-1 of the image, column j of h reads columns j-reach .. j-1.
-        v = self.first_vertical(F.pad(x, (reach, reach, reach, -1)))
-        h = self.first_horizontal(F.pad(x, (reach, -1, 0, 0))) + self.first_link(v)
+        bias_v, bias_h = self.first_biases(code)
+        v = self.first_vertical(F.pad(x, (reach, reach, reach, -1))) + bias_v
+        h = self.first_horizontal(F.pad(x, (reach, -1, 0, 0))) + self.first_link(v) + bias_h
         for layer in self.layers:
             v, h = layer(v, h, code)
         return self.head(h, x)
+
+    def first_biases(self, code: Tensor) -> tuple[Tensor, Tensor] | tuple[float, float]:
+        """What the code adds to both stacks of the input layer, ``[B, C, H or 1, W or 1]`` each; or nothing."""
+        if self.first_bias is None:
+            return 0.0, 0.0
+        bias_v, bias_h = self.first_bias(code).chunk(2, dim=1)
+        return bias_v, bias_h
 
     def gated_layers(self) -> list[GatedLayer]:
         """The gated layers from the image upwards."""
@@ -187,5 +228,5 @@ class GatedPixelCNN(Decoder):
             h = h | {(r, c - b * d) for r, c in h for b in range(reach + 1)} | v
         return frozenset(h)
 
-    def sample(self, z: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        return sample_incrementally(self, z, uniforms, temperature)
+    def sample(self, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None) -> Tensor:
+        return sample_incrementally(self, z, uniforms, temperature, known)

@@ -14,10 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from pixelgan_lightning.decoders.base import Known
     from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer, GatedPixelCNN
 
 
-def sample_incrementally(decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+def sample_incrementally(
+    decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
+) -> Tensor:
     """The same images as :func:`~pixelgan_lightning.decoders.base.sample_by_full_passes`, one pixel at a time.
 
     Args:
@@ -25,6 +28,7 @@ def sample_incrementally(decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, te
         z: codes ``[B, code_dim]``.
         uniforms: ``[B, H, W, U]``.
         temperature: divides the logits.
+        known: pixels that are given.
     """
     colours, height, width = decoder.image_shape
     batch = len(z)
@@ -36,10 +40,13 @@ def sample_incrementally(decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, te
     layers = [_LayerState(layer, code, batch, height, width) for layer in decoder.gated_layers()]
     first_weight = decoder.first_horizontal.weight.flatten(1).t().contiguous()  # [(colour, column), C]
     head = _HeadState(decoder)
+    no_bias = code.new_zeros(1, decoder.channels, 1, 1)
+    first_bias_v, first_bias_h = (b if isinstance(b, Tensor) else no_bias for b in decoder.first_biases(code))
+    given = known.mask.tolist() if known is not None else None
 
     for row in range(height):
-        v = decoder.first_vertical(padded[:, :, row : row + reach, :])  # [B, C, 1, W]
-        left = decoder.first_link(v) + _bias(decoder.first_horizontal).view(1, -1, 1, 1)
+        v = decoder.first_vertical(padded[:, :, row : row + reach, :]) + _row(first_bias_v, row)  # [B, C, 1, W]
+        left = decoder.first_link(v) + _bias(decoder.first_horizontal).view(1, -1, 1, 1) + _row(first_bias_h, row)
         left = left.squeeze(2).permute(2, 0, 1).contiguous()  # [W, B, C]
         for layer in layers:
             v = layer.start_row(v, row)
@@ -48,7 +55,10 @@ def sample_incrementally(decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, te
             h = torch.addmm(left[column], window, first_weight)
             for layer in layers:
                 h = layer.step(h, column)
-            values = head.sample(h, uniforms[:, row, column], temperature)  # [B, colours]
+            if known is not None and given is not None and given[row][column]:
+                values = known.image[:, :, row, column].to(x)
+            else:
+                values = head.sample(h, uniforms[:, row, column], temperature)  # [B, colours]
             x[:, :, row, column] = values
             padded[:, :, reach + row, reach + column] = 2 * values - 1
     return x
@@ -61,7 +71,7 @@ class _LayerState:
         self.layer = layer
         self.pad = layer.reach * layer.dilation
         channels = layer.out.in_channels
-        self.bias_v, self.bias_h = layer.bias(code).chunk(2, dim=1)  # [B, 2C, H or 1, W or 1]
+        self.bias_v, self.bias_h = layer.biases(code)  # [B, 2C, H or 1, W or 1]
         self.rows = code.new_zeros(batch, channels, self.pad + height, self.pad + width + self.pad)
         self.columns = code.new_zeros(batch, self.pad + width, channels)
         # Weights as matrices that a window [B, (column, channel)] is multiplied with.
@@ -72,11 +82,10 @@ class _LayerState:
         """Vertical stack of a whole row ``[B, C, 1, W]``; also what the horizontal stack of that row starts from."""
         layer, pad = self.layer, self.pad
         self.rows[:, :, pad + row, pad : pad + v.shape[3]] = v[:, :, 0]
-        at = row if self.bias_v.shape[2] > 1 else 0
-        v = layer.vertical(self.rows[:, :, row : row + pad + 1]) + self.bias_v[:, :, at : at + 1]
+        v = layer.vertical(self.rows[:, :, row : row + pad + 1]) + _row(self.bias_v, row)
         f, g = v.chunk(2, dim=1)
         v = f.tanh() * g.sigmoid()
-        start = layer.link(v) + self.bias_h[:, :, at : at + 1] + _bias(layer.horizontal).view(1, -1, 1, 1)
+        start = layer.link(v) + _row(self.bias_h, row) + _bias(layer.horizontal).view(1, -1, 1, 1)
         self.start = start.squeeze(2).permute(2, 0, 1).contiguous()  # [W, B, 2C]
         return v
 
@@ -112,6 +121,11 @@ class _HeadState:
             params = F.linear(hidden.relu(), *self.params[c])
             values[:, c : c + 1] = self.likelihood.sample(params, u[:, c : c + 1], temperature)
         return values
+
+
+def _row(bias: Tensor, row: int) -> Tensor:
+    """The row of a conditioning bias that differs from row to row, or the only one."""
+    return bias[:, :, row : row + 1] if bias.shape[2] > 1 else bias
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

@@ -4,5 +4,16 @@ from pixelgan_lightning.posteriors.base import Posterior
 from pixelgan_lightning.posteriors.categorical import CategoricalPosterior
 from pixelgan_lightning.posteriors.deterministic import DeterministicPosterior
 from pixelgan_lightning.posteriors.gaussian import GaussianPosterior
+from pixelgan_lightning.posteriors.implicit import ImplicitPosterior
+from pixelgan_lightning.posteriors.none import NoPosterior
+from pixelgan_lightning.posteriors.product import ProductPosterior
 
-__all__ = ["CategoricalPosterior", "DeterministicPosterior", "GaussianPosterior", "Posterior"]
+__all__ = [
+    "CategoricalPosterior",
+    "DeterministicPosterior",
+    "GaussianPosterior",
+    "ImplicitPosterior",
+    "NoPosterior",
+    "Posterior",
+    "ProductPosterior",
+]

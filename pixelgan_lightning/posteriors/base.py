@@ -7,6 +7,7 @@ from typing import Self
 from torch import Tensor
 
 from pixelgan_lightning.component import Component
+from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.priors import Prior
 
 
@@ -23,6 +24,17 @@ class Posterior(Component):
             ConfigurationError: this kind of posterior cannot match ``prior``.
         """
         raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Unnormalised ``log q(y|x)``, ``[B, K]``, of posteriors over categories.
+
+        Raises:
+            ConfigurationError: the code has no categories.
+        """
+        raise ConfigurationError(
+            f"posterior={type(self).__name__} has no categories: allowed is CategoricalPosterior, which goes with a "
+            "prior over categories"
+        )
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         """Codes ``[B, code_dim]`` from ``noise`` ``[B, noise_dim]``; without noise the mode of ``q(z|x)``."""

@@ -13,10 +13,10 @@ from pixelgan_lightning.priors import Prior
 
 def require_continuous(posterior: Posterior, prior: Prior) -> None:
     """Raise unless ``prior`` is over continuous codes."""
-    if prior.num_categories is not None:
+    if prior.num_categories is not None or prior.code_dim == 0:
         raise ConfigurationError(
             f"posterior={type(posterior).__name__} does not fit prior={type(prior).__name__}: "
-            "a prior over categories needs CategoricalPosterior"
+            "it needs a prior over continuous codes, for example Gaussian"
         )
 
 

@@ -37,6 +37,10 @@ class GaussianPosterior(Posterior):
         nn.init.constant_(self.log_scale.bias, float(Tensor([self.initial_scale]).log()))
         return self
 
+    def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """``mu(x)`` and ``log sigma(x)``, ``[B, code_dim]`` each."""
+        return self.mean(features), self.log_scale(features)
+
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         mean = self.mean(features)
         return mean if noise is None else mean + self.log_scale(features).exp() * noise

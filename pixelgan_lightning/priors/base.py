@@ -32,11 +32,25 @@ class Prior(Component):
     """Length of a code vector."""
 
     num_categories: int | None = None
-    """K, if codes are categories (one-hot vectors); None otherwise."""
+    """K, if codes are, or contain, categories (one-hot vectors); None otherwise."""
+
+    category_slice: slice | None = None
+    """Where in a code the one-hot vector lies; None with categories means the whole code."""
+
+    num_components: int | None = None
+    """Number of components that a label can be tied to (label-aware training); None where there are none."""
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` codes ``[n, code_dim]`` (float32, on the CPU), drawn from ``generator`` and nothing else."""
         raise NotImplementedError(f"{type(self).__name__} does not define sample(n, generator)")
+
+    def sample_with_components(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As :meth:`sample`, together with the component ``[n]`` that each code was drawn from.
+
+        Raises:
+            NotImplementedError: the prior has no components.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no components")
 
     def log_prob(self, z: Tensor) -> Tensor:
         """``log p(z)`` in nats, ``[B]``, for codes ``[B, code_dim]``; optional, some priors have no density.

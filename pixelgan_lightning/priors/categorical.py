@@ -32,10 +32,15 @@ class Categorical(Prior):
             raise ConfigurationError(f"num_categories={num_categories} is not usable: a categorical prior needs >= 2")
         self.num_categories: int = num_categories
         self.code_dim = num_categories
+        self.category_slice = slice(0, num_categories)
+        self.num_components: int = num_categories
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.sample_with_components(n, generator)[0]
+
+    def sample_with_components(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         categories = torch.randint(self.num_categories, (n,), generator=generator)
-        return F.one_hot(categories, self.num_categories).float()
+        return F.one_hot(categories, self.num_categories).float(), categories
 
     def log_prob(self, z: Tensor) -> Tensor:
         """``-log K`` for one-hot rows (a probability, not a density), minus infinity for any other vector."""

@@ -1,0 +1,38 @@
+"""No code at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pixelgan_lightning.priors.base import Prior
+
+if TYPE_CHECKING:
+    from pixelgan_lightning.posteriors import Posterior
+
+
+class NoCode(Prior):
+    """The empty code: the decoder alone models the image, and the adversarial phases have nothing to do.
+
+    With :class:`~pixelgan_lightning.decoders.GatedPixelCNN` this is the plain PixelCNN, the baseline without a code.
+    ``log p(x)`` is exact: there is one code.
+    """
+
+    code_dim = 0
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.zeros(n, 0, dtype=torch.float32)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """0: the one code has probability 1."""
+        return z.new_zeros(len(z))
+
+    def enumerate(self) -> tuple[Tensor, Tensor]:
+        return torch.zeros(1, 0, dtype=torch.float32), torch.zeros(1, dtype=torch.float64)
+
+    def default_posterior(self) -> Posterior:
+        from pixelgan_lightning.posteriors import NoPosterior
+
+        return NoPosterior()
