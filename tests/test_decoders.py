@@ -258,7 +258,9 @@ def sampler_inputs(decoder: Decoder, n: int, dtype: torch.dtype = torch.float64)
 def test_both_samplers_draw_the_same_images(
     name: str, likelihood: Likelihood, shape: tuple[int, int, int], temperature: float
 ) -> None:
-    decoder = build(name, shape, likelihood, spread=2)
+    # Twice the weights drives the means of the logistics out of the range of the pixels: every image would be white.
+    spread = 1 if isinstance(likelihood, DiscretizedLogisticMixture) else 2
+    decoder = build(name, shape, likelihood, spread=spread)
     z, uniforms = sampler_inputs(decoder, 8)
     images = decoder.sample(z, uniforms, temperature)
     assert torch.equal(images, sample_by_full_passes(decoder, z, uniforms, temperature))
