@@ -83,8 +83,8 @@ class PixelGAN(pl.LightningModule):
             the images, as in the paper.
         agree: add the agreement phase, which is not in the paper: two views of an image get the same category
             (:func:`~pixelgan_lightning.agreement.pair_information`).
-        reconstruction_images: how many images of each batch, its first, go through the decoder, the expensive part of
-            a step; the other phases see all. None: all.
+        reconstruction_images: how many images of each batch, its first, the reconstruction phase sees: the decoder is
+            the expensive part of a step. The other phases see all. None: all.
         label_aware: the discriminator also sees labels, so that each class owns a component of the prior
             (Adversarial Autoencoders, section 2.3). It needs labels and a prior with a component for every class.
         label_warmup_steps: batches at the start that run the classification phase only.
@@ -385,14 +385,13 @@ class PixelGAN(pl.LightningModule):
                 if self.agree:
                     self.agreement_phase(x, draws)
             if "labelled" in batch and self.prior.num_categories is not None:
-                self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"], draws)
+                self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"], x, draws)
 
     def reconstruction_phase(self, x: Tensor, draws: RowDraws) -> None:
         """Encoder and decoder minimise ``-log p(x|z)``, ``z ~ q(z|x)``."""
         with self._phase("reconstruction") as update, running_statistics(self.encoder, self.posterior):
-            z = self._draw_code(x, draws, "reconstruction")
-            first = slice(self.reconstruction_images)
-            update(-self.reconstruct(x[first], z[first]).mean())
+            x = x[: self.reconstruction_images]
+            update(-self.reconstruct(x, self._draw_code(x, draws, "reconstruction")).mean())
 
     def discriminator_phase(self, seen: Sequence[Part], draws: RowDraws) -> None:
         """The discriminator learns to tell samples of the prior (1) from codes (0)."""
@@ -418,13 +417,18 @@ class PixelGAN(pl.LightningModule):
             one, two = self.posterior.logits(self.encoder(views)).softmax(1).chunk(2)
             update(-pair_information(one, two))
 
-    def classification_phase(self, x: Tensor, labels: Tensor, draws: RowDraws) -> None:
-        """The encoder minimises the cross-entropy of the categorical code's logits on labelled images."""
+    def classification_phase(self, x: Tensor, labels: Tensor, unlabelled: Tensor, draws: RowDraws) -> None:
+        """The encoder minimises the cross-entropy of the categorical code's logits on labelled images.
+
+        The unlabelled images go through the encoder beside them: batch statistics of the few labelled images alone
+        would not be those of the other phases and of evaluation.
+        """
         # In the warm-up no other phase sees images: without this one, evaluation would have no running statistics.
         owned = (self.encoder, self.posterior) if self.global_step < self.label_warmup_steps else ()
         with self._phase("classification") as update, running_statistics(*owned):
-            logits = self.posterior.logits(self.encoder(self._view(x, draws, "classification")))
-            update(F.cross_entropy(logits, labels))
+            views = [self._view(x, draws, "classification"), self._view(unlabelled, draws, "beside")]
+            logits = self.posterior.logits(self.encoder(torch.cat(views)))
+            update(F.cross_entropy(logits[: len(x)], labels))
 
     def _draw_code(self, x: Tensor, draws: RowDraws, phase: str) -> Tensor:
         dim = self.posterior.noise_dim

@@ -383,7 +383,9 @@ def slow_reference(
             step(3, -(joint * (joint / (joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True))).log()).sum())
 
         if "labelled" in batch:
-            q = standardised(encoder(view("classification", batch["labelled"]["image"]))).softmax(1)
+            beside = view("beside")
+            views = torch.cat([view("classification", batch["labelled"]["image"]), beside])
+            q = standardised(encoder(views)).softmax(1)
             step(4, -q[torch.arange(n), batch["labelled"]["label"]].log().mean())
 
 
