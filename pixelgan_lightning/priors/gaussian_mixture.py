@@ -28,6 +28,7 @@ class GaussianMixture(Prior):
     """
 
     code_dim = 2
+    num_components: int
 
     def __init__(
         self, num_components: int = 10, radius: float = 2.0, radial_std: float = 0.5, tangential_std: float = 0.1

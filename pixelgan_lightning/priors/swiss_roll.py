@@ -29,6 +29,7 @@ class SwissRoll(Prior):
     """
 
     code_dim = 2
+    num_components: int
 
     def __init__(self, turns: float = 1.5, radius: float = 2.5, noise: float = 0.05, num_components: int = 10) -> None:
         super().__init__()
