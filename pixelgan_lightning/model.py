@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelgan_lightning import __version__
-from pixelgan_lightning.agreement import pair_information
+from pixelgan_lightning.agreement import class_order, pair_information
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.component import Description, construct
 from pixelgan_lightning.decoders import Decoder, GatedPixelCNN, Known, draw_uniforms
@@ -23,7 +23,7 @@ from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
-from pixelgan_lightning.normalization import running_statistics
+from pixelgan_lightning.normalization import running_statistics, sum_over_processes
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import GaussianPosterior, Posterior
 from pixelgan_lightning.priors import Categorical, Prior
@@ -88,6 +88,8 @@ class PixelGAN(pl.LightningModule):
         label_aware: the discriminator also sees labels, so that each class owns a component of the prior
             (Adversarial Autoencoders, section 2.3). It needs labels and a prior with a component for every class.
         label_warmup_steps: batches at the start that run the classification phase only.
+        agreement_warmup_steps: batches at the start that run the agreement phase only. Labels then only name what was
+            found: the categories are put into the order of the classes that they hold most of.
         accumulate_batches: batches whose gradients are averaged before an optimizer moves.
         compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps).
         seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
@@ -117,6 +119,7 @@ class PixelGAN(pl.LightningModule):
         reconstruction_images: int | None = None,
         label_aware: bool = False,
         label_warmup_steps: int = 0,
+        agreement_warmup_steps: int = 0,
         accumulate_batches: int = 1,
         compile_decoder: bool = False,
         seed: int = 0,
@@ -125,10 +128,21 @@ class PixelGAN(pl.LightningModule):
         self.automatic_optimization = False
         if accumulate_batches < 1:
             raise ConfigurationError(f"accumulate_batches={accumulate_batches} is not usable: allowed are numbers >= 1")
-        if label_warmup_steps < 0 or label_warmup_steps % accumulate_batches:
+        warmups = {"label_warmup_steps": label_warmup_steps, "agreement_warmup_steps": agreement_warmup_steps}
+        for name, steps in warmups.items():
+            if steps < 0 or steps % accumulate_batches:
+                raise ConfigurationError(
+                    f"{name}={steps} is not usable: allowed are multiples of accumulate_batches={accumulate_batches} "
+                    "from 0"
+                )
+        if all(warmups.values()):
             raise ConfigurationError(
-                f"label_warmup_steps={label_warmup_steps} is not usable: allowed are multiples of "
-                f"accumulate_batches={accumulate_batches} from 0"
+                f"label_warmup_steps={label_warmup_steps} is not usable with "
+                f"agreement_warmup_steps={agreement_warmup_steps}: allowed is one of them"
+            )
+        if agreement_warmup_steps and not agree:
+            raise ConfigurationError(
+                f"agreement_warmup_steps={agreement_warmup_steps} with agree=False is not usable: allowed is agree=True"
             )
         if encoder_lr is not None and not encoder_lr > 0:
             raise ConfigurationError(f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and null")
@@ -145,7 +159,8 @@ class PixelGAN(pl.LightningModule):
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         self.num_classes = num_classes
         self.encoder_lr = encoder_lr
-        self.label_warmup_steps, self.accumulate_batches = label_warmup_steps, accumulate_batches
+        self.label_warmup_steps, self.agreement_warmup_steps = label_warmup_steps, agreement_warmup_steps
+        self.accumulate_batches = accumulate_batches
         self.reconstruction_images = reconstruction_images
         self.label_aware = label_aware
         self.seed = seed
@@ -181,6 +196,7 @@ class PixelGAN(pl.LightningModule):
                 "label_aware": label_aware,
                 "encoder_lr": encoder_lr,
                 "label_warmup_steps": label_warmup_steps,
+                "agreement_warmup_steps": agreement_warmup_steps,
                 "accumulate_batches": accumulate_batches,
                 "compile_decoder": compile_decoder,
                 "seed": seed,
@@ -376,6 +392,12 @@ class PixelGAN(pl.LightningModule):
         x = batch["unlabelled"]["image"]
         draws = RowDraws(self.seed, self.global_step, rank=self.global_rank, world_size=self.trainer.world_size)
         with self._one_step_per_batch():
+            if self.global_step < self.agreement_warmup_steps:
+                self.agreement_phase(x, draws)
+                return
+            classify = "labelled" in batch and self.prior.num_categories is not None
+            if classify and self.global_step == self.agreement_warmup_steps > 0:
+                self._name_categories(batch["labelled"]["image"], batch["labelled"]["label"], x)
             if self.global_step >= self.label_warmup_steps or "labelled" not in batch:
                 self.reconstruction_phase(x, draws)
                 if self.prior.code_dim:
@@ -384,7 +406,7 @@ class PixelGAN(pl.LightningModule):
                     self.generator_phase(seen, draws)
                 if self.agree:
                     self.agreement_phase(x, draws)
-            if "labelled" in batch and self.prior.num_categories is not None:
+            if classify:
                 self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"], x, draws)
 
     def reconstruction_phase(self, x: Tensor, draws: RowDraws) -> None:
@@ -412,7 +434,9 @@ class PixelGAN(pl.LightningModule):
 
     def agreement_phase(self, x: Tensor, draws: RowDraws) -> None:
         """The encoder gives two views of an image the same category, and makes use of all (Ji et al., 2019)."""
-        with self._phase("agreement") as update:
+        # In the warm-up no other phase sees images: without this one, evaluation would have no running statistics.
+        owned = (self.encoder, self.posterior) if self.global_step < self.agreement_warmup_steps else ()
+        with self._phase("agreement") as update, running_statistics(*owned):
             views = torch.cat([self._view(x, draws, f"agreement {i}") for i in (1, 2)])
             one, two = self.posterior.logits(self.encoder(views)).softmax(1).chunk(2)
             update(-pair_information(one, two))
@@ -423,12 +447,21 @@ class PixelGAN(pl.LightningModule):
         The unlabelled images go through the encoder beside them: batch statistics of the few labelled images alone
         would not be those of the other phases and of evaluation.
         """
-        # In the warm-up no other phase sees images: without this one, evaluation would have no running statistics.
         owned = (self.encoder, self.posterior) if self.global_step < self.label_warmup_steps else ()
         with self._phase("classification") as update, running_statistics(*owned):
             views = [self._view(x, draws, "classification"), self._view(unlabelled, draws, "beside")]
             logits = self.posterior.logits(self.encoder(torch.cat(views)))
             update(F.cross_entropy(logits[: len(x)], labels))
+
+    @torch.no_grad()
+    def _name_categories(self, x: Tensor, labels: Tensor, unlabelled: Tensor) -> None:
+        """After the agreement warm-up: category ``k`` becomes the one that holds most of class ``k``, one to one."""
+        q = self.posterior.logits(self.encoder(torch.cat([x, unlabelled])))[: len(x)].softmax(1)
+        counts = q.new_zeros(max(self.num_classes or 0, int(labels.max()) + 1), q.shape[1]).index_add_(0, labels, q)
+        self.posterior.reorder(class_order(sum_over_processes(counts)))
+        for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
+            for p in self.posterior.parameters():
+                optimizer.state.pop(p, None)
 
     def _draw_code(self, x: Tensor, draws: RowDraws, phase: str) -> Tensor:
         dim = self.posterior.noise_dim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from pixelgan_lightning.component import Component
@@ -35,6 +36,15 @@ class Posterior(Component):
             f"posterior={type(self).__name__} has no categories: allowed is CategoricalPosterior, which goes with a "
             "prior over categories"
         )
+
+    def reorder(self, order: Tensor) -> None:
+        """Let category ``order[k]`` be called ``k`` from now on; ``order`` is a permutation ``[K]``.
+
+        Raises:
+            ConfigurationError: the code has no categories.
+        """
+        self.logits(torch.empty(0))  # says why it cannot
+        raise NotImplementedError
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         """Codes ``[B, code_dim]`` from ``noise`` ``[B, noise_dim]``; without noise the mode of ``q(z|x)``."""

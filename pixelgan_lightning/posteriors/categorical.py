@@ -63,6 +63,11 @@ class CategoricalPosterior(Posterior):
         logits = self.norm(self.linear(features))
         return self.gain * logits if self.standardize else logits
 
+    @torch.no_grad()
+    def reorder(self, order: Tensor) -> None:
+        for value in self.state_dict(keep_vars=True).values():  # everything here has a row per category
+            value.copy_(value[order.to(value.device)])
+
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         logits = self.logits(features)
         soft = logits.softmax(1)

@@ -50,10 +50,15 @@ class ProductPosterior(Posterior):
         return [posterior for posterior in self.posteriors if isinstance(posterior, Posterior)]
 
     def logits(self, features: Tensor) -> Tensor:
-        for posterior in self.parts():
-            if type(posterior).logits is not Posterior.logits:
-                return posterior.logits(features)
-        return super().logits(features)
+        return self._categorical().logits(features)
+
+    def reorder(self, order: Tensor) -> None:
+        self._categorical().reorder(order)
+
+    def _categorical(self) -> Posterior:
+        """The factor that has categories; where none has, any, which says so."""
+        parts = self.parts()
+        return next((part for part in parts if type(part).logits is not Posterior.logits), parts[0])
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         parts = self.parts()
