@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pixelgan_lightning.datamodules.base import Binarization, ImageDataModule, Source, Split
+from pixelgan_lightning.datamodules.pixels import area_average
 from pixelgan_lightning.errors import ConfigurationError
 
 _FILES: dict[Source, tuple[str, str]] = {
@@ -97,7 +97,9 @@ class MNISTDataModule(ImageDataModule):
                     f"({str(error) or type(error).__name__}): allowed is the file as published, uncompressed"
                 ) from error
         images, labels = tensors
-        return _shrink(images[:, None], self.image_shape[1]), labels
+        if images.shape[1:] == (28, 28):  # anything else is left for the check of its shape
+            images = area_average(images[:, None], self.image_shape[1])[:, 0]
+        return images[:, None], labels
 
     def split_rule(self, split: Split, labels: Tensor) -> Tensor:
         """Rows of a split: validation is the last ``num_val`` images of the training file."""
@@ -124,11 +126,3 @@ class MNISTDataModule(ImageDataModule):
             f"data_dir={str(self.data_dir)!r} lacks {', '.join(missing)} ({reason}): allowed is a folder with the four "
             "uncompressed IDX files of MNIST in MNIST/raw"
         )
-
-
-def _shrink(images: Tensor, side: int) -> Tensor:
-    """Means of squares of pixels; what is no MNIST image is left for the check of its shape."""
-    if images.shape[1:] != (1, 28, 28) or side == 28:
-        return images
-    means = [F.avg_pool2d(chunk.float(), 28 // side) for chunk in images.split(10_000)]
-    return torch.cat([chunk.round().to(torch.uint8) for chunk in means])
