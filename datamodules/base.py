@@ -97,7 +97,9 @@ class ImageDataModule(LightningDataModule):
             if size < 1:
                 raise ConfigurationError(f"{name}={size} is not usable: allowed are 1, 2, 3, ...")
         if num_labelled is not None and self.num_classes is None:
-            raise ConfigurationError(f"num_labelled={num_labelled} is not usable: allowed is null, as no image has a label")
+            raise ConfigurationError(
+                f"num_labelled={num_labelled} is not usable: allowed is null, as no image has a label"
+            )
         if num_labelled is not None and (num_labelled <= 0 or num_labelled % (self.num_classes or 1)):
             raise ConfigurationError(
                 f"num_labelled={num_labelled} is not usable: allowed are null (no labels) and positive multiples "
