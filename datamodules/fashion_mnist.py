@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): the format and the splits of MNIST, with clothes in place of digits."""
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): format and splits of MNIST, with clothes in place of digits."""
 
 from __future__ import annotations
 

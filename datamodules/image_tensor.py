@@ -172,7 +172,7 @@ def _read_arrays(path: Path) -> tuple[Tensor, Tensor | None]:
     except (OSError, EOFError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise _unreadable(error) from error
     except pickle.UnpicklingError as error:
-        raise ConfigurationError("it holds other objects than tensors: allowed are tensors only") from error
+        raise ConfigurationError("it is damaged or holds more than tensors: allowed are tensors only") from error
     return content["images"], content.get("labels")
 
 
@@ -213,8 +213,9 @@ def _checked_images(images: Tensor, levels: int) -> Tensor:
         raise ConfigurationError(
             f"its images are {images.dtype}: allowed are unsigned 8-bit integers, and floating-point numbers in [0, 1]"
         )
-    if images.max() >= levels:
-        raise ConfigurationError(f"its images have levels up to {int(images.max())}: allowed are 0 to {levels - 1}")
+    top = int(images.max())
+    if top >= levels:
+        raise ConfigurationError(f"its images have levels up to {top}: allowed are 0 to {levels - 1}")
     return images.contiguous()
 
 

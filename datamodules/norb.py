@@ -118,8 +118,8 @@ class NORBDataModule(ImageDataModule):
         super().setup(stage)
         if stage in ("fit", None):
             rank_zero_info(
-                f"{type(self).__name__}: toy {self.val_instance} of {self._instances()} is for validation, which leaves "
-                f"{len(self.split_indices('train'))} unlabelled pairs for training"
+                f"{type(self).__name__}: toy {self.val_instance} of {self._instances()} is for validation: "
+                f"{len(self.split_indices('train'))} unlabelled pairs are left for training"
             )
 
     def load_split(self, source: Source) -> tuple[Tensor, Tensor]:
