@@ -150,9 +150,10 @@ def _read_arrays(path: Path) -> tuple[Tensor, Tensor | None]:
     """``images`` and ``labels`` as they are in the file."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                if not isinstance(archive, np.lib.npyio.NpzFile):
-                    raise ConfigurationError("it is one array: allowed is an archive, as numpy.savez writes it")
+            loaded = np.load(path, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise ConfigurationError("it is one array: allowed is an archive, as numpy.savez writes it")
+            with loaded as archive:
                 content = {name: torch.from_numpy(_native(archive[name])) for name in _names(archive.files)}
         elif path.suffix == ".pt":
             content = torch.load(path, weights_only=True, map_location="cpu")
