@@ -128,4 +128,5 @@ class SampleGrid(pl.Callback):
 def _row_labels(rows: int, mapping: Any) -> list[str]:
     if mapping is None:
         return [f"k={k}" for k in range(rows)]
-    return [f"{label}  (k={k})" for k, label in enumerate(mapping.best_example.tolist()[:rows])]
+    labels = mapping.best_example[:rows].tolist()  # -1 where not a single image has a label
+    return [f"k={k}" if label < 0 else f"{label}  (k={k})" for k, label in enumerate(labels)]

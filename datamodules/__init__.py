@@ -2,7 +2,21 @@
 
 from pixelgan_lightning.datamodules.base import ImageDataModule
 from pixelgan_lightning.datamodules.digits import DigitsDataModule
+from pixelgan_lightning.datamodules.fashion_mnist import FashionMNISTDataModule
+from pixelgan_lightning.datamodules.image_tensor import ImageTensorDataModule
 from pixelgan_lightning.datamodules.loaders import EvalLoader, TrainLoader
 from pixelgan_lightning.datamodules.mnist import MNISTDataModule
+from pixelgan_lightning.datamodules.norb import NORBDataModule
+from pixelgan_lightning.datamodules.svhn import SVHNDataModule
 
-__all__ = ["DigitsDataModule", "EvalLoader", "ImageDataModule", "MNISTDataModule", "TrainLoader"]
+__all__ = [
+    "DigitsDataModule",
+    "EvalLoader",
+    "FashionMNISTDataModule",
+    "ImageDataModule",
+    "ImageTensorDataModule",
+    "MNISTDataModule",
+    "NORBDataModule",
+    "SVHNDataModule",
+    "TrainLoader",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -66,12 +66,12 @@ class ImageDataModule(LightningDataModule):
 
     image_shape: tuple[int, int, int]
     """(channels, height, width)."""
-    num_classes: int
-    """Labels are ``0..num_classes-1``."""
+    num_classes: int | None
+    """Labels are ``0..num_classes-1``, and -1 where the label of an image is unknown; None: no image has a label."""
     native_levels: int
     """Number of levels in the files, at most 256."""
 
-    predict_split_names: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
+    predict_split_names: tuple[Split, ...] = ("train", "val", "test")
     """The splits that :meth:`predict_dataloader` returns loaders for, in this order."""
 
     def __init__(
@@ -96,7 +96,11 @@ class ImageDataModule(LightningDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise ConfigurationError(f"{name}={size} is not usable: allowed are 1, 2, 3, ...")
-        if num_labelled is not None and (num_labelled <= 0 or num_labelled % self.num_classes):
+        if num_labelled is not None and self.num_classes is None:
+            raise ConfigurationError(
+                f"num_labelled={num_labelled} is not usable: allowed is null, as no image has a label"
+            )
+        if num_labelled is not None and (num_labelled <= 0 or num_labelled % (self.num_classes or 1)):
             raise ConfigurationError(
                 f"num_labelled={num_labelled} is not usable: allowed are null (no labels) and positive multiples "
                 f"of {self.num_classes}, the number of classes"
@@ -129,7 +133,7 @@ class ImageDataModule(LightningDataModule):
     # --- what a subclass implements ---------------------------------------------------------------------------------
 
     def load_split(self, source: Source) -> tuple[Tensor, Tensor]:
-        """Images ``[N, C, H, W]`` uint8 in ``0..native_levels-1`` and labels int64 ``[N]`` of one file.
+        """Images ``[N, C, H, W]`` uint8 in ``0..native_levels-1`` and labels int64 ``[N]`` (-1: unknown) of one file.
 
         Raises:
             ConfigurationError: the file is missing or damaged.
@@ -149,7 +153,8 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read and check what ``stage`` ("fit", "validate", "test", "predict", None for all) needs."""
         sources: dict[str | None, tuple[Source, ...]] = {"fit": ("train",), "validate": ("train",), "test": ("test",)}
-        for source in sources.get(stage, ("train", "test")):
+        predicted = tuple(dict.fromkeys(_SOURCE[split] for split in self.predict_split_names))
+        for source in sources.get(stage, predicted):
             self._source(source)
         if stage in ("fit", None):
             loader = self.train_dataloader()
@@ -176,7 +181,7 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ConfigurationError: a class has fewer images in the training split than are to be drawn from it.
         """
-        if self.num_labelled is None:
+        if self.num_labelled is None or self.num_classes is None:
             return None
         train = self.split_indices("train")
         if self.num_labelled > len(train):
@@ -186,7 +191,7 @@ class ImageDataModule(LightningDataModule):
             )
         labels = self._source("train")[1][train]
         per_class = self.num_labelled // self.num_classes
-        fewest, rarest = labels.bincount(minlength=self.num_classes).min(dim=0)
+        fewest, rarest = labels[labels >= 0].bincount(minlength=self.num_classes).min(dim=0)
         if fewest < per_class:
             raise ConfigurationError(
                 f"num_labelled={self.num_labelled} asks for {per_class} images of every class, but the training split "
@@ -292,6 +297,8 @@ class ImageDataModule(LightningDataModule):
         require(len(images) > 0, "no images", "one or more")
         require(labels.shape == (len(images),), f"{len(images)} images and {len(labels)} labels", "equal numbers")
         low, high = int(labels.min()), int(labels.max())
-        require(low >= 0 and high < self.num_classes, f"labels from {low} to {high}", f"0 to {self.num_classes - 1}")
+        classes = self.num_classes or 0
+        known = f"0 to {classes - 1}, and " if classes else ""
+        require(low >= -1 and high < classes, f"labels from {low} to {high}", f"{known}-1 for images without label")
         top = int(images.max())
         require(top < self.native_levels, f"grey levels up to {top}", f"0 to {self.native_levels - 1}")

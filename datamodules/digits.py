@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pixelgan_lightning.datamodules.base import ImageDataModule, Source, Split
-from pixelgan_lightning.random import keyed_generator
+from pixelgan_lightning.datamodules.splits import stratified_order
 
 _BORDERS = {"train": (0, 1197), "val": (1197, 1497), "test": (1497, 1797)}
 
@@ -44,12 +44,6 @@ class DigitsDataModule(ImageDataModule):
 
     def split_rule(self, split: Split, labels: Tensor) -> Tensor:
         """Rows of a split, int64, ascending; a function of ``split_seed`` and ``labels``."""
-        # Every image gets its relative place in a random order of its class. Sorted by that, any stretch of the whole
-        # has the classes in their proportions.
-        place = torch.empty(len(labels), dtype=torch.float64)
-        for label in range(self.num_classes):
-            members = (labels == label).nonzero().flatten()
-            order = torch.randperm(len(members), generator=keyed_generator(self.split_seed, "split", label))
-            place[members] = (order.double() + 0.5) / len(members)
+        order = stratified_order(labels, self.split_seed, "split")
         begin, end = _BORDERS[split]
-        return place.argsort(stable=True)[begin:end].sort().values
+        return order[begin:end].sort().values

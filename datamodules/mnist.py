@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pixelgan_lightning.datamodules.base import Binarization, ImageDataModule, Source, Split
+from pixelgan_lightning.datamodules.pixels import area_average
 from pixelgan_lightning.errors import ConfigurationError
 
 _FILES: dict[Source, tuple[str, str]] = {
@@ -25,8 +31,8 @@ class MNISTDataModule(ImageDataModule):
     Training 50,000, validation 10,000 (the last of the training file), test 10,000 images.
 
     Args:
-        data_dir: folder that holds (or gets) ``MNIST/raw`` with the four uncompressed IDX files, the layout of
-            torchvision; None for the environment variable ``PIXELGAN_DATA``, or ``data`` where that is not set.
+        data_dir: folder that holds (or gets) ``MNIST/raw`` with the four IDX files, plain or ``.gz``, the layout
+            of torchvision; None for the environment variable ``PIXELGAN_DATA``, or ``data`` where that is not set.
         num_val: number of images at the end of the training file that are validation images.
         side: height and width: 28, or 14 or 7 by averaging squares of 2x2 or 4x4 pixels, rounded to a level. Smaller
             images are another data set, several times cheaper to learn; say so beside every number.
@@ -40,6 +46,8 @@ class MNISTDataModule(ImageDataModule):
 
     num_classes = 10
     native_levels = 256
+    torchvision_name: ClassVar[str] = "MNIST"
+    """The class of ``torchvision.datasets`` that downloads and checks the files, and their folder."""
 
     def __init__(
         self,
@@ -68,10 +76,10 @@ class MNISTDataModule(ImageDataModule):
             return
         reason = f"download={self.download}"
         if self.download:
-            from torchvision.datasets import MNIST  # here, because the import takes a second
+            import torchvision.datasets  # here, because the import takes a second
 
             try:
-                MNIST(self.data_dir, download=True)
+                getattr(torchvision.datasets, self.torchvision_name)(self.data_dir, download=True)
             except (OSError, RuntimeError) as error:
                 reason = "the download failed: " + " ".join(str(error).split())
         if missing := self._missing():
@@ -89,15 +97,29 @@ class MNISTDataModule(ImageDataModule):
             raise self._missing_error(missing, "prepare_data has not fetched them")
         tensors = []
         for name, read in zip(_FILES[source], (read_image_file, read_label_file), strict=True):
+            path = self._found(name)
+            assert path is not None
             try:
-                tensors.append(read(str(self._raw / name)))
-            except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+                with _unpacked(path) as plain:
+                    tensors.append(read(str(plain)))
+            except (
+                OSError,
+                EOFError,
+                zlib.error,
+                RuntimeError,
+                ValueError,
+                TypeError,
+                KeyError,
+                AssertionError,
+            ) as error:
                 raise ConfigurationError(
-                    f"data_dir={str(self.data_dir)!r}: {self._raw / name} is damaged or no IDX file of unsigned bytes "
-                    f"({str(error) or type(error).__name__}): allowed is the file as published, uncompressed"
+                    f"data_dir={str(self.data_dir)!r}: {path} is damaged or no IDX file of unsigned bytes "
+                    f"({str(error) or type(error).__name__}): allowed is the file as published"
                 ) from error
         images, labels = tensors
-        return _shrink(images[:, None], self.image_shape[1]), labels
+        if images.shape[1:] == (28, 28):  # anything else is left for the check of its shape
+            images = area_average(images[:, None], self.image_shape[1])[:, 0]
+        return images[:, None], labels
 
     def split_rule(self, split: Split, labels: Tensor) -> Tensor:
         """Rows of a split: validation is the last ``num_val`` images of the training file."""
@@ -114,21 +136,31 @@ class MNISTDataModule(ImageDataModule):
 
     @property
     def _raw(self) -> Path:
-        return Path(self.data_dir) / "MNIST" / "raw"
+        return Path(self.data_dir) / self.torchvision_name / "raw"
 
     def _missing(self) -> list[str]:
-        return [name for pair in _FILES.values() for name in pair if not (self._raw / name).is_file()]
+        return [name for pair in _FILES.values() for name in pair if self._found(name) is None]
+
+    def _found(self, name: str) -> Path | None:
+        """The file, unpacked or not, if it is there."""
+        paths = (self._raw / name, self._raw / f"{name}.gz")
+        return next((path for path in paths if path.is_file()), None)
 
     def _missing_error(self, missing: list[str], reason: str) -> ConfigurationError:
         return ConfigurationError(
             f"data_dir={str(self.data_dir)!r} lacks {', '.join(missing)} ({reason}): allowed is a folder with the four "
-            "uncompressed IDX files of MNIST in MNIST/raw"
+            f"IDX files in {self.torchvision_name}/raw"
         )
 
 
-def _shrink(images: Tensor, side: int) -> Tensor:
-    """Means of squares of pixels; what is no MNIST image is left for the check of its shape."""
-    if images.shape[1:] != (1, 28, 28) or side == 28:
-        return images
-    means = [F.avg_pool2d(chunk.float(), 28 // side) for chunk in images.split(10_000)]
-    return torch.cat([chunk.round().to(torch.uint8) for chunk in means])
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The file itself, or a temporary unpacked copy of one that ends in ``.gz``: torchvision reads only plain files."""
+    if path.suffix != ".gz":
+        yield path
+        return
+    with TemporaryDirectory() as scratch, gzip.open(path) as packed:
+        plain = Path(scratch) / path.stem
+        with plain.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        yield plain

@@ -7,6 +7,7 @@ levels, kept as 8-bit level indices in memory and handed out as float32 ``level 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pixelgan_lightning.random import Key, keyed_generator
@@ -58,3 +59,19 @@ def binarise(stored: Tensor, native: int, *key: Key) -> Tensor:
 def to_unit_interval(stored: Tensor, levels: int) -> Tensor:
     """``stored / (levels - 1)``: uint8 levels ``0..levels-1`` to float32 in [0, 1], same shape."""
     return stored.float() / (levels - 1)
+
+
+def area_average(stored: Tensor, side: int) -> Tensor:
+    """Means of squares of pixels, rounded to a level (half to even).
+
+    Args:
+        stored: ``[N, C, H, H]`` uint8; ``side`` divides H.
+        side: height and width wanted.
+
+    Returns:
+        ``[N, C, side, side]`` uint8 (``stored`` itself where nothing changes).
+    """
+    if stored.shape[-1] == side:
+        return stored
+    square = stored.shape[-1] // side
+    return torch.cat([F.avg_pool2d(chunk.float(), square).round().to(torch.uint8) for chunk in stored.split(CHUNK)])

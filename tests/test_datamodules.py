@@ -401,7 +401,7 @@ def test_unusable_arguments_are_one_clear_line(arguments: dict[str, Any], messag
         (lambda x, y: (x[:0], y[:0]), "no images"),
         (lambda x, y: (x, y[1:]), "1797 images and 1796 labels"),
         (lambda x, y: (x, y + 1), "labels from 1 to 10: allowed are 0 to 9"),
-        (lambda x, y: (x, y - 1), "labels from -1 to 8: allowed are 0 to 9"),
+        (lambda x, y: (x, y - 2), "labels from -2 to 7: allowed are 0 to 9, and -1"),
         (lambda x, y: (x + 1, y), "grey levels up to 17: allowed are 0 to 16"),
     ],
 )
