@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 import jsonargparse
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger
@@ -50,6 +49,7 @@ from pixelgan_lightning.run_folder import (
     run_folder_scope,
     run_of,
 )
+from pixelgan_lightning.weights import read_checkpoint
 
 COMPONENTS = {
     "augmentation": Augmentation,
@@ -62,7 +62,7 @@ COMPONENTS = {
 }
 OPTIMIZERS = ("reconstruction", "discriminating", "generating", "agreement", "classification")
 FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data decides
-AT_RUNTIME = ("seed", "compile_decoder")  # model arguments that a checkpoint does not decide
+AT_RUNTIME = ("seed", "compile_decoder", "init_from")  # model arguments that a checkpoint does not decide
 
 
 class Parser(LightningArgumentParser):
@@ -181,6 +181,8 @@ class PixelGANCLI(LightningCLI):
         stored = parser.parse_args([command])[command].model
         given = self.config[command].model
         stored.compile_decoder = given.compile_decoder
+        if _option(args, "--model.init_from") is None:  # the run's configuration says how it began
+            given.init_from = None
         for key, mine, theirs in _differences(given.as_dict(), stored.as_dict(), "model"):
             say(f"{key}: {mine!r} is not used, the checkpoint has {theirs!r}")
         self.config[command].model, self.config[command].ckpt_path = stored, str(path)
@@ -273,15 +275,7 @@ def _description(checkpoint: Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: the file is no checkpoint of a :class:`PixelGAN`.
     """
-    try:
-        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        description: dict[str, Any] = content["hyper_parameters"]
-    except Exception as error:  # unpickling raises anything
-        what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise ConfigurationError(
-            f"ckpt_path={checkpoint} is not usable: allowed are checkpoints of this model ({what})"
-        ) from error
-    return description
+    return read_checkpoint(checkpoint).description
 
 
 def _defaults(description: dict[str, Any]) -> dict[str, Any]:
