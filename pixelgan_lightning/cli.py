@@ -1,4 +1,4 @@
-"""The command line: ``pixelgan fit | validate | test | predict``.
+"""The command line: ``pixelgan fit | validate | test | predict``, and the commands of :mod:`.commands`.
 
 It is LightningCLI with four additions: shapes flow from the data to the model, every run has a folder of its own, a
 checkpoint brings the configuration of its run along, and unusable values end in one line instead of a traceback.
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
+from pixelgan_lightning import commands
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable
 from pixelgan_lightning.decoders import Decoder
@@ -103,7 +104,11 @@ class PixelGANCLI(LightningCLI):
             save_config_callback=None,  # added below, with the configuration as it was given
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the model stores its own description, with or without command line
-            parser_kwargs={"prog": "pixelgan", "description": "PixelGAN autoencoders"},
+            parser_kwargs={
+                "prog": "pixelgan",
+                "description": "PixelGAN autoencoders. Commands around a trained model, each with --help of its own: "
+                + ", ".join(commands.COMMANDS),
+            },
             args=args,
         )
 
@@ -377,8 +382,12 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done."""
     with quiet_libraries(), run_folder_scope():
+        arguments = list(sys.argv[1:] if args is None else args)
         try:
-            PixelGANCLI(list(sys.argv[1:] if args is None else args))
+            if arguments and arguments[0] in commands.COMMANDS:
+                commands.main(arguments)
+            else:
+                PixelGANCLI(arguments)
         except (ConfigurationError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)

@@ -89,6 +89,11 @@ def read(path: Path | str, argument: str) -> Stored:
     return read_folder(path, argument) if Path(path).is_dir() else read_checkpoint(path, argument)
 
 
+def is_exported(name: str) -> bool:
+    """Whether a parameter or buffer belongs to a part that exported folders hold."""
+    return name.partition(".")[0] in EXPORTED
+
+
 def export(stored: Stored, folder: Path | str, card: str, half: bool = True) -> None:
     """Write ``model.safetensors``, ``config.json`` and ``README.md`` to a new folder, all of them or none.
 
@@ -110,7 +115,7 @@ def export(stored: Stored, folder: Path | str, card: str, half: bool = True) -> 
         raise ConfigurationError(f"out={folder} is not usable: there is no folder {folder.parent}")
     tensors = {}
     for name, tensor in stored.tensors.items():
-        if name.partition(".")[0] not in EXPORTED:
+        if not is_exported(name):
             continue
         value = tensor.half() if half and tensor.is_floating_point() else tensor
         if value.is_floating_point() and not (value.isfinite() == tensor.isfinite()).all():
@@ -123,17 +128,14 @@ def export(stored: Stored, folder: Path | str, card: str, half: bool = True) -> 
         save_file(tensors, unfinished / WEIGHTS, metadata={"format": "pt"})
         (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (unfinished / CARD).write_text(card)
-        unfinished.chmod(0o777 & ~_umask())  # temporary folders are for their owner only
+        mask = os.umask(0)
+        os.umask(mask)
+        (unfinished / WEIGHTS).chmod(0o666 & ~mask)  # made for the owner only, as temporary folders are
+        unfinished.chmod(0o777 & ~mask)
         os.rename(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def restore(model: PixelGAN, stored: Stored, where: str) -> None:
@@ -146,7 +148,7 @@ def restore(model: PixelGAN, stored: Stored, where: str) -> None:
         missing, unexpected = model.load_state_dict(stored.tensors, strict=False)
     except RuntimeError as error:
         raise ConfigurationError(f"{where} is not usable: {' '.join(str(error).split())}") from error
-    wrong = [name for name in missing if name.partition(".")[0] in EXPORTED] + unexpected
+    wrong = [name for name in missing if is_exported(name)] + unexpected
     if wrong:
         raise ConfigurationError(f"{where} is not usable: its weights do not match its description in {wrong}")
 
@@ -188,6 +190,10 @@ def warm_start(model: nn.Module, path: Path | str) -> list[str]:
         left += [component] if out == layers else out
     rank_zero_info(
         f"init_from={path}: {len(taken)} of {len(own)} tensors taken"
-        + (f"; left at their initial values, as the file has them not or in other shapes: {', '.join(left)}" if left else "")
+        + (
+            f"; left at their initial values, as the file has them not or in other shapes: {', '.join(left)}"
+            if left
+            else ""
+        )
     )
     return left
