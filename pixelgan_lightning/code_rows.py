@@ -46,7 +46,7 @@ def code_rows(prior: Prior, columns: int, generator: torch.Generator, rows: Sequ
     - Categories alone: the one-hot code of the row; what varies along it is the decoder's own randomness.
     - Categories beside a continuous style: row = category, column = style, the same for all rows.
     - Components, as of a mixture: draws from the component of the row.
-    - Any other prior: every code drawn from it, as many rows as columns.
+    - Any other prior: a code drawn from it for each row, as many rows as columns.
 
     Args:
         prior: ``p(z)``.
@@ -67,7 +67,7 @@ def code_rows(prior: Prior, columns: int, generator: torch.Generator, rows: Sequ
         if not rows or not all(0 <= row < total for row in rows):
             raise ConfigurationError(f"categories={_list(rows)} is not usable: allowed are 0 to {total - 1}")
     if total is None:
-        codes = prior.sample(columns * columns, generator).view(columns, columns, prior.code_dim)
+        codes = prior.sample(columns, generator).unsqueeze(1).repeat(1, columns, 1)
         return CodeRows(codes, None, False)
     wanted = list(range(total)) if rows is None else list(rows)
     finite = prior.enumerate()

@@ -46,7 +46,7 @@ class Categories:
 class Plane:
     """A continuous 2-D prior whose ``sample`` rudely draws from the global stream too."""
 
-    code_dim, num_categories = 2, None
+    code_dim, num_categories, num_components = 2, None, None
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         torch.rand(1)

@@ -120,7 +120,7 @@ def test_names_are_those_of_the_folders(
     monkeypatch.setattr(pretrained, "HOME", Path.cwd())
     assert pretrained.names() == ["home-clusters"]
     assert PixelGAN.from_pretrained("home-clusters").prior.num_categories == 10
-    with pytest.raises(ConfigurationError, match="pretrained=other is not usable: .*home-clusters"):
+    with pytest.raises(ConfigurationError, match=r"pretrained=other is not usable: .*home-clusters"):
         PixelGAN.from_pretrained("other")
     pixelgan("sample", "--pretrained", "home-clusters", "--out", "grid.png", "--num", "1")
     assert Path("grid.png").is_file()
@@ -184,9 +184,9 @@ def test_another_number_of_categories(checkpoint: Path, caplog: pytest.LogCaptur
 
 def test_nothing_in_common(checkpoint: Path) -> None:
     other = PixelGAN((3, 5, 5), None, prior=Gaussian(3), encoder=ConvEncoder(channels=[3], num_features=5))
-    with pytest.raises(ConfigurationError, match="init_from=.*no layer"):
+    with pytest.raises(ConfigurationError, match=r"init_from=.*no layer"):
         warm_start(other, checkpoint)
-    with pytest.raises(ConfigurationError, match="init_from=none.ckpt"):
+    with pytest.raises(ConfigurationError, match=r"init_from=none.ckpt"):
         PixelGAN((1, 8, 8), init_from="none.ckpt")
 
 
