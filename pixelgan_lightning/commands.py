@@ -325,7 +325,7 @@ def _test_images(arguments: argparse.Namespace, number: int) -> Tensor:
     parser.add_subclass_arguments(pl.LightningDataModule, "data")
     try:
         section = yaml.safe_load(config.read_text())["data"]
-        data: Any = parser.instantiate_classes(parser.parse_object({"data": section})).data
+        data: Any = parser.instantiate(parser.parse_object({"data": section})).data
     except (jsonargparse.ArgumentError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{config} is not usable: {' '.join(str(error).split())}") from error
     data.setup("test")
