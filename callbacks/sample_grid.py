@@ -23,10 +23,10 @@ class SampleGrid(pl.Callback):
     """Draws figures after a validation, at the end of training and after a test, on rank zero.
 
     - ``samples``: one code per row, the decoder's own randomness along the row. With categories there is a row for
-      each, labelled ``k=12``, or ``3  (k=12)`` where a :class:`ClusterAccuracy` callback maps category 12 to the digit 3 (by
-      best example); a continuous style beside them changes from column to column. With components (a mixture) there is
-      a row for each, of codes drawn from it. With any other prior there are ``columns`` rows (at most ``max_rows``),
-      whose codes are drawn from the prior once and for all (:func:`~pixelgan_lightning.code_rows.code_rows`).
+      each, labelled ``k=12``, or ``3  (k=12)`` where a :class:`ClusterAccuracy` callback maps category 12 to the digit
+      3 (by best example); a continuous style beside them changes from column to column. With components (a mixture)
+      there is a row for each, of codes drawn from it. With any other prior there are ``columns`` rows (at most
+      ``max_rows``), whose codes are drawn once and for all (:func:`~pixelgan_lightning.code_rows.code_rows`).
     - ``manifold``: images at a regular grid of codes, for priors that have one (2-D; for a Gaussian at its quantiles).
     - ``reconstructions``: the first images of the first validation (test) batch, each beside a sample of ``p(x|z)`` at
       its code.

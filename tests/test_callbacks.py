@@ -65,6 +65,7 @@ class Model(pl.LightningModule):
     def __init__(self, prior: Any) -> None:
         super().__init__()
         self.prior, self.image_shape, self.num_classes = prior, SHAPE, CLASSES
+        self.posterior = None
         self.weight = nn.Parameter(torch.zeros(()))
 
     def category_logits(self, x: Tensor) -> Tensor:
