@@ -2,8 +2,16 @@
 
 from pixelgan_lightning.callbacks.cluster_accuracy import ClusterAccuracy
 from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.callbacks.information import InformationDecomposition
 from pixelgan_lightning.callbacks.marginal_likelihood import MarginalLikelihood
 from pixelgan_lightning.callbacks.prediction_table import PredictionTable
 from pixelgan_lightning.callbacks.sample_grid import SampleGrid
 
-__all__ = ["ClusterAccuracy", "MarginalLikelihood", "PredictionTable", "SampleGrid", "log_figures"]
+__all__ = [
+    "ClusterAccuracy",
+    "InformationDecomposition",
+    "MarginalLikelihood",
+    "PredictionTable",
+    "SampleGrid",
+    "log_figures",
+]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
 from pixelgan_lightning.errors import ConfigurationError
+
+SPLITS = ("val", "test")
 
 
 def require_at_least(name: str, value: int, minimum: int) -> None:
@@ -17,6 +21,17 @@ def require_at_least(name: str, value: int, minimum: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ConfigurationError(f"{name}={value!r} is not usable: allowed are integers >= {minimum}")
+
+
+def require_splits(splits: Sequence[str]) -> tuple[str, ...]:
+    """Accept lists of "val" and "test".
+
+    Raises:
+        ConfigurationError: anything else.
+    """
+    if isinstance(splits, str) or not splits or not set(splits) <= set(SPLITS):
+        raise ConfigurationError(f"splits={splits!r} is not usable: allowed are lists of {' and '.join(SPLITS)}")
+    return tuple(splits)
 
 
 def exact_device(pl_module: pl.LightningModule) -> torch.device:

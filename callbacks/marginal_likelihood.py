@@ -1,4 +1,4 @@
-"""The exact likelihood of images under a prior with finitely many codes."""
+"""The likelihood of images: exact under a prior with finitely many codes, importance-sampled with Gaussian codes."""
 
 from __future__ import annotations
 
@@ -7,50 +7,70 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
-from pixelgan_lightning.callbacks.arguments import exact_device, require_at_least
+from pixelgan_lightning.callbacks.arguments import exact_device, require_at_least, require_splits
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.metrics import ClusterAssignment, MeanWithError, mapped_accuracy
-
-SPLITS = ("val", "test")
+from pixelgan_lightning.posteriors import GaussianPosterior
+from pixelgan_lightning.priors import Prior
+from pixelgan_lightning.random import keyed_generator
 
 
 class MarginalLikelihood(pl.Callback):
     """Logs ``log p(x) = logsumexp_k(log p(k) + log p(x|k))``, exact, which takes K decoder passes an image.
 
+    Where a prior has infinitely many codes and the posterior is Gaussian, ``log p(x)`` is importance-sampled
+    (:meth:`~pixelgan_lightning.model.PixelGAN.importance_log_prob`): a lower bound in expectation, and so marked.
+
     Logged as ``val/...`` or ``test/...``:
 
     - ``log_prob``: mean over the images in nats per image, ``log_prob_stderr``: standard error of that mean,
-      ``log_prob_images``: number of images;
-    - ``bits_per_dim``: ``-log_prob / (C H W ln 2)``;
+      ``log_prob_images``: number of images; importance-sampled ``log_prob_lower`` in place of ``log_prob``;
+    - ``bits_per_dim``: ``-log_prob / (C H W ln 2)``, ``bits_per_dim_stderr``; importance-sampled
+      ``bits_per_dim_upper`` in place of ``bits_per_dim``, and ``importance_samples``, their number per image;
     - ``bayes_cluster_accuracy`` and ``bayes_cluster_accuracy_majority``, tests with a :class:`ClusterAccuracy`
-      callback: accuracy of the generative classifier ``argmax_k p(k|x)`` by Bayes' rule, on the same images, with the
-      mappings that were made for the encoder's categories.
+      callback and one code per category: accuracy of the generative classifier ``argmax_k p(k|x)`` by Bayes' rule, on
+      the same images, with the mappings that were made for the encoder's categories, and
+      ``bayes_cluster_error_percent``; ``bayes_accuracy``, category = label, where :class:`ClusterAccuracy` logs
+      ``accuracy``.
 
     Args:
         max_images: stop after that many images, in the order of the split (a share of them in each process); None for
             all.
         splits: which of "val" and "test".
+        num_samples: decoder passes per image, where sampled.
+        widen: factor on the posterior's standard deviation, where sampled.
 
     Raises:
-        ConfigurationError: values out of range, or at setup a prior that cannot be enumerated.
+        ConfigurationError: values out of range, or at setup a prior that can neither be enumerated nor sampled so.
     """
 
-    def __init__(self, max_images: int | None = None, splits: Sequence[str] = ("test",)) -> None:
+    def __init__(
+        self,
+        max_images: int | None = None,
+        splits: Sequence[str] = ("test",),
+        num_samples: int = 64,
+        widen: float = 1.0,
+    ) -> None:
         if max_images is not None:
             require_at_least("max_images", max_images, 1)
-        if isinstance(splits, str) or not splits or not set(splits) <= set(SPLITS):
-            raise ConfigurationError(f"splits={splits!r} is not usable: allowed are lists of {' and '.join(SPLITS)}")
-        self.max_images, self.splits = max_images, tuple(splits)
+        require_at_least("num_samples", num_samples, 1)
+        if not 0 < widen < math.inf:
+            raise ConfigurationError(f"widen={widen!r} is not usable: allowed are finite numbers > 0")
+        self.max_images, self.splits = max_images, require_splits(splits)
+        self.num_samples, self.widen = num_samples, widen
         self._bayes: ClusterAssignment | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if pl_module.prior.enumerate() is None:
+        prior = pl_module.prior
+        self._exact = prior.enumerate() is not None
+        if not self._exact and not (isinstance(pl_module.posterior, GaussianPosterior) and _has_density(prior)):
             raise ConfigurationError(
-                f"MarginalLikelihood with prior={type(pl_module.prior).__name__} is not usable: allowed are priors "
-                "with finitely many codes, for example Categorical"
+                f"MarginalLikelihood with prior={type(prior).__name__} is not usable: allowed are priors with finitely "
+                "many codes, for example Categorical, and those with a density together with a GaussianPosterior"
             )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -58,7 +78,10 @@ class MarginalLikelihood(pl.Callback):
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._start(trainer, pl_module)
-        if current_mapping(trainer) is not None:
+        finite = pl_module.prior.enumerate()
+        # Of several codes per category the posterior would have to be summed; none is that of a category by itself.
+        one_code_each = finite is not None and len(finite[0]) == pl_module.prior.num_categories
+        if one_code_each and current_mapping(trainer) is not None:
             clusters = ClusterAssignment(pl_module.prior.num_categories, pl_module.num_classes)
             self._bayes = clusters.to(exact_device(pl_module))
 
@@ -108,6 +131,13 @@ class MarginalLikelihood(pl.Callback):
         if count == 0:
             return
         self._left -= count
+        if not self._exact:
+            # A key of its own for each batch: the same noise in all would understate the standard error.
+            seed = keyed_generator("marginal likelihood", int(batch["index"][0])).initial_seed()
+            self._log_prob.update(
+                pl_module.importance_log_prob(batch["image"][:count], self.num_samples, seed, self.widen)
+            )
+            return
         log_joint = pl_module.log_joint(batch["image"][:count]).to(self._log_prob.device).double()
         self._log_prob.update(log_joint.logsumexp(dim=1))
         if self._bayes is not None:
@@ -115,12 +145,17 @@ class MarginalLikelihood(pl.Callback):
 
     def _log(self, pl_module: Any, split: str) -> None:
         mean, error, count = self._log_prob.compute()
+        nats_per_bit_and_dim = math.prod(pl_module.image_shape) * math.log(2.0)
+        lower, upper = ("", "") if self._exact else ("_lower", "_upper")
         values = {
-            "log_prob": mean,
+            f"log_prob{lower}": mean,
             "log_prob_stderr": error,
             "log_prob_images": float(count),
-            "bits_per_dim": -mean / (math.prod(pl_module.image_shape) * math.log(2.0)),
+            f"bits_per_dim{upper}": -mean / nats_per_bit_and_dim,
+            "bits_per_dim_stderr": error / nats_per_bit_and_dim,
         }
+        if not self._exact:
+            values["importance_samples"] = float(self.num_samples)
         pl_module.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def _log_bayes_classifier(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -128,10 +163,20 @@ class MarginalLikelihood(pl.Callback):
         if self._bayes is None or mapping is None:
             return
         counts = self._bayes.compute().counts
-        pl_module.log_dict(
-            {
-                "test/bayes_cluster_accuracy": mapped_accuracy(counts, mapping.best_example),
-                "test/bayes_cluster_accuracy_majority": mapped_accuracy(counts, mapping.majority),
-            },
-            sync_dist=True,
-        )
+        best = mapped_accuracy(counts, mapping.best_example)
+        values = {
+            "bayes_cluster_accuracy": best,
+            "bayes_cluster_accuracy_majority": mapped_accuracy(counts, mapping.majority),
+            "bayes_cluster_error_percent": 100.0 * (1.0 - best),
+        }
+        if mapping.hungarian is not None and getattr(getattr(trainer, "datamodule", None), "num_labelled", None):
+            values["bayes_accuracy"] = mapped_accuracy(counts, torch.arange(len(counts)))
+        pl_module.log_dict({f"test/{name}": value for name, value in values.items()}, sync_dist=True)
+
+
+def _has_density(prior: Prior) -> bool:
+    try:
+        prior.log_prob(torch.zeros(1, prior.code_dim))
+    except NotImplementedError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from pixelgan_lightning import figures
 from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
 from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.code_rows import code_rows, number_of_rows
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.random import keyed_generator
 
@@ -20,11 +22,12 @@ from pixelgan_lightning.random import keyed_generator
 class SampleGrid(pl.Callback):
     """Draws figures after a validation, at the end of training and after a test, on rank zero.
 
-    - ``samples``: one code per row, the decoder's own randomness along the row. With a finite prior (categories) there
-      is a row for every code, labelled ``k=12``, or ``3  (k=12)`` where a :class:`ClusterAccuracy` callback maps
-      category 12 to the digit 3 (by best example). With any other prior there are ``columns`` rows (at most
-      ``max_rows``), whose codes are drawn from the prior once and for all.
-    - ``manifold``: images at a regular grid of codes, for priors that have one (2-D).
+    - ``samples``: one code per row, the decoder's own randomness along the row. With categories there is a row for
+      each, labelled ``k=12``, or ``3  (k=12)`` where a :class:`ClusterAccuracy` callback maps category 12 to the digit
+      3 (by best example); a continuous style beside them changes from column to column. With components (a mixture)
+      there is a row for each, of codes drawn from it. With any other prior there are ``columns`` rows (at most
+      ``max_rows``), whose codes are drawn once and for all (:func:`~pixelgan_lightning.code_rows.code_rows`).
+    - ``manifold``: images at a regular grid of codes, for priors that have one (2-D; for a Gaussian at its quantiles).
     - ``reconstructions``: the first images of the first validation (test) batch, each beside a sample of ``p(x|z)`` at
       its code.
 
@@ -110,23 +113,23 @@ class SampleGrid(pl.Callback):
         log_figures(trainer, {prefix + name: figure for name, figure in drawn.items()}, pl_module.global_step)
 
     def _samples(self, trainer: pl.Trainer, pl_module: Any) -> Figure:
-        finite = pl_module.prior.enumerate()
-        if finite is not None:
-            codes = finite[0][: self.max_rows]
-            labels = _row_labels(len(codes), current_mapping(trainer))
-        else:
-            rows = min(self.columns, self.max_rows)
-            codes = pl_module.prior.sample(rows, keyed_generator(self.seed, "sample grid"))
-            labels = None
-        images = self._decode(pl_module, codes.repeat_interleave(self.columns, dim=0))
-        return figures.image_rows(images.unflatten(0, (-1, self.columns)), labels)
+        total = number_of_rows(pl_module.prior)
+        rows = None if total is None else range(min(total, self.max_rows))
+        generator = keyed_generator(self.seed, "sample grid")
+        codes, numbers, categories = code_rows(pl_module.prior, self.columns, generator, rows)
+        codes = codes[: self.max_rows]
+        labels = None
+        if numbers is not None:
+            labels = _row_labels(numbers, current_mapping(trainer)) if categories else [str(i) for i in numbers]
+        images = self._decode(pl_module, codes.flatten(0, 1))
+        return figures.image_rows(images.unflatten(0, codes.shape[:2]), labels)
 
     def _decode(self, pl_module: Any, codes: Tensor) -> Tensor:
         return pl_module.sample(codes.to(pl_module.device), seed=self.seed, temperature=self.temperature)
 
 
-def _row_labels(rows: int, mapping: Any) -> list[str]:
+def _row_labels(categories: Sequence[int], mapping: Any) -> list[str]:
     if mapping is None:
-        return [f"k={k}" for k in range(rows)]
-    labels = mapping.best_example[:rows].tolist()  # -1 where not a single image has a label
-    return [f"k={k}" if label < 0 else f"{label}  (k={k})" for k, label in enumerate(labels)]
+        return [f"k={k}" for k in categories]
+    labels = [int(mapping.best_example[k]) for k in categories]  # -1 where not a single image has a label
+    return [f"k={k}" if label < 0 else f"{label}  (k={k})" for k, label in zip(categories, labels, strict=True)]

@@ -1,4 +1,4 @@
-"""The command line: ``pixelgan fit | validate | test | predict``.
+"""The command line: ``pixelgan fit | validate | test | predict``, and the commands of :mod:`.commands`.
 
 It is LightningCLI with four additions: shapes flow from the data to the model, every run has a folder of its own, a
 checkpoint brings the configuration of its run along, and unusable values end in one line instead of a traceback.
@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 import jsonargparse
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
+from pixelgan_lightning import commands
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable
 from pixelgan_lightning.decoders import Decoder
@@ -50,6 +50,7 @@ from pixelgan_lightning.run_folder import (
     run_folder_scope,
     run_of,
 )
+from pixelgan_lightning.weights import read_checkpoint
 
 COMPONENTS = {
     "augmentation": Augmentation,
@@ -62,7 +63,7 @@ COMPONENTS = {
 }
 OPTIMIZERS = ("reconstruction", "discriminating", "generating", "agreement", "classification")
 FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data decides
-AT_RUNTIME = ("seed", "compile_decoder")  # model arguments that a checkpoint does not decide
+AT_RUNTIME = ("seed", "compile_decoder", "init_from")  # model arguments that a checkpoint does not decide
 
 
 class Parser(LightningArgumentParser):
@@ -103,7 +104,11 @@ class PixelGANCLI(LightningCLI):
             save_config_callback=None,  # added below, with the configuration as it was given
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the model stores its own description, with or without command line
-            parser_kwargs={"prog": "pixelgan", "description": "PixelGAN autoencoders"},
+            parser_kwargs={
+                "prog": "pixelgan",
+                "description": "PixelGAN autoencoders. Commands around a trained model, each with --help of its own: "
+                + ", ".join(commands.COMMANDS),
+            },
             args=args,
         )
 
@@ -181,6 +186,8 @@ class PixelGANCLI(LightningCLI):
         stored = parser.parse_args([command])[command].model
         given = self.config[command].model
         stored.compile_decoder = given.compile_decoder
+        if _option(args, "--model.init_from") is None:  # the run's configuration says how it began
+            given.init_from = None
         for key, mine, theirs in _differences(given.as_dict(), stored.as_dict(), "model"):
             say(f"{key}: {mine!r} is not used, the checkpoint has {theirs!r}")
         self.config[command].model, self.config[command].ckpt_path = stored, str(path)
@@ -273,15 +280,7 @@ def _description(checkpoint: Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: the file is no checkpoint of a :class:`PixelGAN`.
     """
-    try:
-        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        description: dict[str, Any] = content["hyper_parameters"]
-    except Exception as error:  # unpickling raises anything
-        what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise ConfigurationError(
-            f"ckpt_path={checkpoint} is not usable: allowed are checkpoints of this model ({what})"
-        ) from error
-    return description
+    return read_checkpoint(checkpoint).description
 
 
 def _defaults(description: dict[str, Any]) -> dict[str, Any]:
@@ -383,8 +382,12 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done."""
     with quiet_libraries(), run_folder_scope():
+        arguments = list(sys.argv[1:] if args is None else args)
         try:
-            PixelGANCLI(list(sys.argv[1:] if args is None else args))
+            if arguments and arguments[0] in commands.COMMANDS:
+                commands.main(arguments)
+            else:
+                PixelGANCLI(arguments)
         except (ConfigurationError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)

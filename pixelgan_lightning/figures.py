@@ -19,6 +19,7 @@ _DPI = 128  # a power of two: pixels / _DPI * _DPI is exact, and images stay on 
 _TILE = 56  # pixels that an image should cover at least, so that 8x8 digits can be recognised
 _GAP = 2  # pixels between neighbouring images
 _PAIR_GAP = 10  # pixels between an input with its reconstruction and the next pair
+_PANEL_GAP = 24  # pixels between the samples of one model and those of the next
 _BACKGROUND = 140  # of 255, neither the black nor the white of a digit's background
 _TEXT_HEIGHT = 22  # pixels for a line of text
 _FONT_SIZE = 7  # points
@@ -64,6 +65,41 @@ def manifold(images: Tensor, side: int, title: str | None = None) -> Figure:
     """
     tiles = _to_rgb(images.unflatten(0, (side, side)))
     return _draw(_mosaic(tiles, [_GAP] * (side - 1)), side, None, title)
+
+
+def sheet(images: Tensor, title: str | None = None) -> Figure:
+    """Images ``[N, C, H, W]`` in [0, 1] in a nearly square grid, row by row; what is left of the last row is empty."""
+    per_row = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / per_row)
+    tiles = _to_rgb(images)
+    missing = np.full((rows * per_row - len(images), *tiles.shape[1:]), _BACKGROUND, dtype=np.uint8)
+    tiles = np.concatenate([tiles, missing]).reshape(rows, per_row, *tiles.shape[1:])
+    return _draw(_mosaic(tiles, [_GAP] * (per_row - 1)), rows, None, title)
+
+
+def global_local(panels: Sequence[Tensor], titles: Sequence[str]) -> Figure:
+    """Samples of several models side by side, each under its title (PixelGAN autoencoders, figure 2).
+
+    A PixelCNN without a code gets the strokes right and the whole wrong, an autoencoder with independent pixels the
+    other way round; with a code for what is global and a PixelCNN for what is local both are right.
+
+    Args:
+        panels: of each model ``[N, C, H, W]`` in [0, 1]; N is the same square number for all, C may differ.
+        titles: one for each.
+    """
+    side = math.isqrt(len(panels[0]))
+    mosaics = [_mosaic(_to_rgb(panel.unflatten(0, (side, side))), [_GAP] * (side - 1)) for panel in panels]
+    height, width = mosaics[0].shape[:2]
+    column = max(width, _CHARACTER_WIDTH * max(map(len, titles)) + 4)
+    step = column + _PANEL_GAP
+    total_width, total_height = step * len(panels) - _PANEL_GAP, height + _TEXT_HEIGHT
+    figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    for number, (mosaic, title) in enumerate(zip(mosaics, titles, strict=True)):
+        figure.figimage(mosaic, xo=number * step, yo=0, origin="upper")
+        y = (height + _TEXT_HEIGHT / 2) / total_height
+        figure.text((number * step + 2) / total_width, y, title, ha="left", va="center", fontsize=_FONT_SIZE)
+    return figure
 
 
 def confusion_matrix(matrix: Tensor, title: str | None = None) -> Figure:

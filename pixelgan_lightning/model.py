@@ -7,14 +7,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelgan_lightning import __version__
+from pixelgan_lightning import __version__, pretrained
 from pixelgan_lightning.agreement import class_order, pair_information
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.component import Description, construct
@@ -28,6 +29,7 @@ from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import GaussianPosterior, Posterior
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import RowDraws, keyed_generator
+from pixelgan_lightning.weights import read_folder, restore, warm_start
 
 PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
 
@@ -93,6 +95,9 @@ class PixelGAN(pl.LightningModule):
         accumulate_batches: batches whose gradients are averaged before an optimizer moves.
         compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps).
         seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
+        init_from: start from the weights in a checkpoint or exported folder, with fresh optimizers; layers of other
+            shapes keep their initial values (:func:`~pixelgan_lightning.weights.warm_start`). A checkpoint does not
+            remember it.
 
     Raises:
         ConfigurationError: components that do not fit together, or values out of range.
@@ -123,6 +128,7 @@ class PixelGAN(pl.LightningModule):
         accumulate_batches: int = 1,
         compile_decoder: bool = False,
         seed: int = 0,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -200,6 +206,7 @@ class PixelGAN(pl.LightningModule):
                 "accumulate_batches": accumulate_batches,
                 "compile_decoder": compile_decoder,
                 "seed": seed,
+                "init_from": None,  # a checkpoint has weights of its own
             }
         )
         self.phase_optimizers = dict(zip(PHASES, optimizers.values(), strict=True))
@@ -215,6 +222,24 @@ class PixelGAN(pl.LightningModule):
             )
         if compile_decoder:
             self.decoder.compile()  # in place: the keys of the state dict stay as they are
+        if init_from is not None:
+            warm_start(self, init_from)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """A trained model, in evaluation mode, that ships with the package or lies in an exported folder.
+
+        Args:
+            name: one of :func:`pixelgan_lightning.pretrained.names`, or the path of a folder made by
+                ``pixelgan export``.
+
+        Raises:
+            ConfigurationError: there is no such model, or its files do not fit together.
+        """
+        stored = read_folder(pretrained.folder(name))
+        model = cls(**stored.description)
+        restore(model, stored, f"pretrained={name}")
+        return model.eval()
 
     # ---------------------------------------------------------------------------------------------------- the model
 
@@ -373,9 +398,17 @@ class PixelGAN(pl.LightningModule):
             log_weights.append(log_prior + self.reconstruct(x, z) - log_proposal)
         return torch.stack(log_weights).logsumexp(0) - math.log(num_samples)
 
-    def bayes_posterior(self, x: Tensor) -> Tensor:
-        """``log p(k|x)`` by Bayes' rule, ``[B, K]``: a second, generative classifier beside the encoder."""
-        return self.log_joint(x).log_softmax(1)
+    def bayes_posterior(self, x: Tensor, chunk_size: int | None = None) -> Tensor:
+        """``log p(k|x)`` by Bayes' rule, ``[B, K]``: a second, generative classifier beside the encoder.
+
+        Args:
+            x: images ``[B, C, H, W]``.
+            chunk_size: see :meth:`log_joint`.
+
+        Raises:
+            ConfigurationError: the prior cannot be enumerated.
+        """
+        return self.log_joint(x, chunk_size).log_softmax(1)
 
     def _require_categories(self) -> None:
         if type(self.posterior).logits is Posterior.logits:

@@ -46,7 +46,7 @@ class Categories:
 class Plane:
     """A continuous 2-D prior whose ``sample`` rudely draws from the global stream too."""
 
-    code_dim, num_categories = 2, None
+    code_dim, num_categories, num_components = 2, None, None
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         torch.rand(1)
@@ -65,6 +65,7 @@ class Model(pl.LightningModule):
     def __init__(self, prior: Any) -> None:
         super().__init__()
         self.prior, self.image_shape, self.num_classes = prior, SHAPE, CLASSES
+        self.posterior = None
         self.weight = nn.Parameter(torch.zeros(()))
 
     def category_logits(self, x: Tensor) -> Tensor:

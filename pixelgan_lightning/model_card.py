@@ -1,0 +1,83 @@
+"""The card of an exported model: what is known about its weights, in Markdown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pixelgan_lightning.run_folder import CONFIG
+from pixelgan_lightning.weights import Stored, is_exported
+
+
+def model_card(name: str, stored: Stored, run: Path) -> str:
+    """A card with results, configuration, data, licence and limits, as far as the run's folder tells them.
+
+    Args:
+        name: of the model.
+        stored: what the checkpoint holds.
+        run: folder of the run; ``results.json`` and ``config.yaml`` are read where they exist.
+    """
+    numbers = sum(tensor.numel() for name, tensor in stored.tensors.items() if is_exported(name))
+    return f"""# {name}
+
+A PixelGAN autoencoder (Makhzani and Frey, 2017, [arXiv:1706.00531](https://arxiv.org/abs/1706.00531)), trained with
+pixelgan-lightning. {numbers:,} parameters and buffers; the discriminator is left out.
+
+```sh
+pixelgan sample --pretrained {name} --out grid.png
+```
+
+## Results
+
+{_results(run / "results.json")}
+
+## Configuration
+
+{_parts(stored.description)}
+
+`config.json` has every argument.
+
+## Data
+
+{_data(run / CONFIG, stored.split_hash)}
+
+## Licence
+
+Apache 2.0, as the package. The data have terms of their own.
+
+## Limits
+
+The model knows images like those it was trained on, prepared in the same way, and no others: whatever else the encoder
+is given gets a code too, which then means nothing.
+"""
+
+
+def _results(path: Path) -> str:
+    if not path.is_file():
+        return "Not measured: the run's folder has no `results.json`."
+    rows = [f"| `{name}` | {value:.4f} |" for name, value in json.loads(path.read_text()).items()]
+    return "\n".join(["| quantity | value |", "|---|---|", *rows])
+
+
+def _parts(description: dict[str, Any]) -> str:
+    rows = []
+    for part in ("prior", "posterior", "encoder", "decoder", "likelihood"):
+        what = description[part]
+        given = ", ".join(f"{key}={value}" for key, value in what["init_args"].items())
+        rows.append(f"- {part}: `{what['class_path'].rpartition('.')[2]}({given})`")
+    return "\n".join(rows)
+
+
+def _data(path: Path, split_hash: str | None) -> str:
+    lines = []
+    if path.is_file():
+        data = yaml.safe_load(path.read_text()).get("data") or {}
+        private = ("data_dir", "root")  # folders of the machine it was trained on
+        given = ", ".join(f"{k}={v}" for k, v in (data.get("init_args") or {}).items() if k not in private)
+        lines.append(f"`{str(data.get('class_path')).rpartition('.')[2]}({given})`")
+    if split_hash is not None:
+        lines.append(f"SHA-256 of the training, validation and labelled images' indices: `{split_hash}`.")
+    return "\n\n".join(lines) or "Not recorded."
