@@ -2,8 +2,9 @@
 
 from pixelgan_lightning.callbacks.cluster_accuracy import ClusterAccuracy
 from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.callbacks.latent_scatter import LatentScatter
 from pixelgan_lightning.callbacks.marginal_likelihood import MarginalLikelihood
 from pixelgan_lightning.callbacks.prediction_table import PredictionTable
 from pixelgan_lightning.callbacks.sample_grid import SampleGrid
 
-__all__ = ["ClusterAccuracy", "MarginalLikelihood", "PredictionTable", "SampleGrid", "log_figures"]
+__all__ = ["ClusterAccuracy", "LatentScatter", "MarginalLikelihood", "PredictionTable", "SampleGrid", "log_figures"]

@@ -41,8 +41,12 @@ PRIVATE: Mapping[str, Any] = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
     "console": "off",  # what the terminal shows
+    "host": "unnamed",
 }
 """Settings under which W&B gets what the run logs and nothing else."""
+
+FLUSH_SECONDS = 1.0
+"""How much of an offline run a kill may lose; W&B's own value is 15."""
 
 
 class RunWandbLogger(WandbLogger):
@@ -96,8 +100,9 @@ class RunWandbLogger(WandbLogger):
             tags=tags,
             group=group,
             notes=notes,
-            settings=wandb.Settings(**PRIVATE),
+            settings=wandb.Settings(**PRIVATE, x_transaction_log_flush_interval=FLUSH_SECONDS),
         )
+        self._wandb_init.pop("anonymous", None)  # W&B warns about it, even about None
 
     @property
     @rank_zero_experiment

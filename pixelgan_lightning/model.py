@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from pixelgan_lightning import __version__
@@ -123,6 +124,7 @@ class PixelGAN(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self._trained_steps = 0
         if accumulate_batches < 1:
             raise ConfigurationError(f"accumulate_batches={accumulate_batches} is not usable: allowed are numbers >= 1")
         if label_warmup_steps < 0 or label_warmup_steps % accumulate_batches:
@@ -600,6 +602,27 @@ class PixelGAN(pl.LightningModule):
         if self.prior.num_categories is not None:
             row["probability"], row["category"] = code[:, self.prior.category_slice or slice(None)].max(1)
         return row
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._log_step()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_step()
+
+    def _log_step(self) -> None:
+        """``step`` is what Lightning's loggers put the numbers of an evaluation at, otherwise 0."""
+        self.log("step", float(self.global_step), sync_dist=True)
+
+    @property
+    def global_step(self) -> int:
+        """Batches trained on; outside ``fit`` those behind the loaded weights, which Lightning does not know."""
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            return int(super().global_step)
+        return self._trained_steps or int(super().global_step)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._trained_steps = int(checkpoint["global_step"])
 
     def _log_train(self, name: str, value: Tensor, batch_size: int | None = None) -> None:
         self.log(f"train/{name}", value, prog_bar=name in ("reconstruction", "classification"), batch_size=batch_size)

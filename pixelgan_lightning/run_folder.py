@@ -1,7 +1,8 @@
 """Where a run keeps its files.
 
 A run's folder holds ``config.yaml`` (what ``fit`` was told), ``checkpoints/``, one folder of logs per command (``fit``,
-``fit-1`` for a continued fit, ``test``, ...), ``images/``, ``predictions/``, ``results.json`` (of the last test) and, with Weights & Biases, ``wandb_id.txt``.
+``fit-1`` for a continued fit, ``test``, ...), ``images/``, ``predictions/``, ``results.json`` (of the last test) and,
+with Weights & Biases, ``wandb_id.txt``.
 """
 
 from __future__ import annotations
