@@ -1,4 +1,4 @@
-"""The command line: ``pixelgan fit | validate | test | predict``.
+"""The command line: ``pixelgan fit | validate | test | predict | report``.
 
 It is LightningCLI with four additions: shapes flow from the data to the model, every run has a folder of its own, a
 checkpoint brings the configuration of its run along, and unusable values end in one line instead of a traceback.
@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
+from pixelgan_lightning import report
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable
 from pixelgan_lightning.decoders import Decoder
@@ -52,6 +53,8 @@ from pixelgan_lightning.run_folder import (
     run_folder_scope,
     run_of,
 )
+
+DESCRIPTION = "PixelGAN autoencoders. Also: pixelgan report RUN_FOLDER writes an HTML page of what a run has written."
 
 COMPONENTS = {
     "augmentation": Augmentation,
@@ -108,7 +111,7 @@ class PixelGANCLI(LightningCLI):
             save_config_callback=None,  # added below, with the configuration as it was given
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the model stores its own description, with or without command line
-            parser_kwargs={"prog": "pixelgan", "description": "PixelGAN autoencoders"},
+            parser_kwargs={"prog": "pixelgan", "description": DESCRIPTION},
             args=args,
         )
 
@@ -396,9 +399,13 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done."""
+    args = list(sys.argv[1:] if args is None else args)
     with quiet_libraries(), run_folder_scope():
         try:
-            PixelGANCLI(list(sys.argv[1:] if args is None else args))
+            if args[:1] == ["report"]:
+                report.main(args[1:])
+            else:
+                PixelGANCLI(args)
         except (ConfigurationError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
