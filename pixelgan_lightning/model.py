@@ -188,6 +188,8 @@ class PixelGAN(pl.LightningModule):
                 "seed": seed,
             }
         )
+        # The names that lightning-bolts knows; they follow from the others and are not stored.
+        self.hparams.update(latent_dim=self.prior.code_dim, img_dim=list(self.image_shape))
         self.phase_optimizers = dict(zip(PHASES, optimizers.values(), strict=True))
         self.encoder.build(self.image_shape)
         self.posterior.build(self.encoder.num_features, self.prior)
@@ -628,6 +630,8 @@ class PixelGAN(pl.LightningModule):
         self.log(f"train/{name}", value, prog_bar=name in ("reconstruction", "classification"), batch_size=batch_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for derived in ("latent_dim", "img_dim"):
+            checkpoint["hyper_parameters"].pop(derived)
         data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         checkpoint["pixelgan_lightning"] = {"version": __version__, "split_hash": getattr(data, "split_hash", None)}
 
