@@ -3,6 +3,7 @@
 from pixelgan_lightning.callbacks.cluster_accuracy import ClusterAccuracy
 from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.callbacks.information import InformationDecomposition
+from pixelgan_lightning.callbacks.latent_scatter import LatentScatter
 from pixelgan_lightning.callbacks.marginal_likelihood import MarginalLikelihood
 from pixelgan_lightning.callbacks.prediction_table import PredictionTable
 from pixelgan_lightning.callbacks.sample_grid import SampleGrid
@@ -10,6 +11,7 @@ from pixelgan_lightning.callbacks.sample_grid import SampleGrid
 __all__ = [
     "ClusterAccuracy",
     "InformationDecomposition",
+    "LatentScatter",
     "MarginalLikelihood",
     "PredictionTable",
     "SampleGrid",

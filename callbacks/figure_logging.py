@@ -9,6 +9,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.trainer.states import TrainerFn
 
 
 def log_figures(trainer: pl.Trainer, figures: Mapping[str, Figure], step: int) -> list[Path]:
@@ -20,7 +21,8 @@ def log_figures(trainer: pl.Trainer, figures: Mapping[str, Figure], step: int) -
     Args:
         trainer: gives the folder and the loggers.
         figures: by name.
-        step: number of training batches so far, what Lightning's own metrics are logged at.
+        step: number of training batches so far, for the names of the files. Loggers get the step at which Lightning
+            logs the numbers of the same validation, which within ``fit`` counts from 0.
 
     Returns:
         Paths of the files in the order of ``figures``, empty on other ranks.
@@ -35,6 +37,8 @@ def log_figures(trainer: pl.Trainer, figures: Mapping[str, Figure], step: int) -
         unfinished = paths[name].with_suffix(".png.tmp")
         figure.savefig(unfinished, format="png", dpi=figure.dpi)
         os.replace(unfinished, paths[name])
+    if trainer.state.fn == TrainerFn.FITTING:
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             for name, figure in figures.items():

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import jsonargparse
 import pytorch_lightning as pl
+import yaml
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger
@@ -34,6 +35,7 @@ from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.loggers import RunWandbLogger
 from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.optimization import PhaseOptimizer
@@ -90,6 +92,9 @@ class SaveRunConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         name = first_free(folder, Path(CONFIG).stem, Path(CONFIG).suffix)
         self.parser.save(self.config, folder / name, skip_unset=False, overwrite=True, multifile=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunWandbLogger):
+                logger.log_hyperparams(yaml.safe_load((folder / name).read_text()))
 
 
 class PixelGANCLI(LightningCLI):
@@ -212,7 +217,7 @@ class PixelGANCLI(LightningCLI):
         config.run_dir = config.trainer.default_root_dir = str(self.run_dir)
         if config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(self.run_dir / CHECKPOINTS)
-        place_loggers(config.trainer.logger, self.run_dir, str(self.subcommand))
+        place_loggers(config.trainer.logger, self.run_dir, str(self.subcommand), _tags(config))
 
     def instantiate_classes(self) -> None:
         try:
@@ -281,6 +286,15 @@ def _description(checkpoint: Path) -> dict[str, Any]:
         ConfigurationError: the file is no checkpoint of a :class:`PixelGAN`.
     """
     return read_checkpoint(checkpoint).description
+
+
+def _tags(config: Any) -> list[str]:
+    """Words to find a run by: its data, its prior and how many labels it has."""
+    data = config.data.get("init_args") or {}
+    labels = data.get("num_labelled")
+    names = [config.data.class_path, config.model.prior.class_path]
+    short = [name.rpartition(".")[2].removesuffix("DataModule") for name in names]
+    return [*short, f"{labels} labels" if labels else "no labels"]
 
 
 def _defaults(description: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The commands around a trained model: ``pixelgan sample | complete | compare | export``."""
+"""The commands around a trained model: ``pixelgan sample | complete | compare | export | report``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pixelgan_lightning.messages import say
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.model_card import model_card
 from pixelgan_lightning.random import keyed_generator
+from pixelgan_lightning.report import write_report
 from pixelgan_lightning.run_folder import CONFIG, run_of
 from pixelgan_lightning.weights import export, read_checkpoint, restore
 
@@ -172,6 +173,14 @@ def export_folder(arguments: argparse.Namespace) -> None:
         say(f"complete the model card: {arguments.out / 'README.md'}")
 
 
+def report(arguments: argparse.Namespace) -> None:
+    """Write one HTML page of everything a run has written: curves, pictures, results, configuration."""
+    out = arguments.out or arguments.run_folder / "report.html"
+    for words in write_report(arguments.run_folder, out).missing:
+        say(words)
+    say(f"report: {out}")
+
+
 # -------------------------------------------------------------------------------------------------------- the arguments
 
 
@@ -243,11 +252,17 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--float32", action="store_true", help="keep 32 bits a number instead of 16")
 
 
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", type=Path, help="folder of the run")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the run's folder)")
+
+
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None]]] = {
     "sample": (sample, _sample_arguments),
     "complete": (complete, _complete_arguments),
     "compare": (compare, _compare_arguments),
     "export": (export_folder, _export_arguments),
+    "report": (report, _report_arguments),
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -121,6 +122,38 @@ def confusion_matrix(matrix: Tensor, title: str | None = None) -> Figure:
         colour = "white" if shares[row, column] > 0.5 else "black"
         number = str(counts[row, column])
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=_FONT_SIZE - 1.5)
+    if title is not None:
+        axes.set_title(title, fontsize=_FONT_SIZE)
+    return figure
+
+
+def code_scatter(codes: Tensor, labels: Tensor, prior: Tensor | None = None, title: str | None = None) -> Figure:
+    """Points of a plane coloured by label, over samples of the prior in grey.
+
+    Args:
+        codes: ``[N, 2]``.
+        labels: integers ``[N]``; negative ones (unknown) are drawn black.
+        prior: samples ``[M, 2]`` of the prior.
+        title: a line above the axes.
+    """
+    figure = Figure(figsize=(4.4, 4.0), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.tick_params(labelsize=_FONT_SIZE)
+    points, of = codes.detach().cpu().numpy(), labels.cpu().numpy()
+    if prior is not None:
+        axes.scatter(*prior.detach().cpu().numpy().T, s=3, color="0.8", linewidths=0, label="prior")
+    known = sorted(set(of.tolist()) - {label for label in of.tolist() if label < 0})
+    for place, label in enumerate(known):
+        colour = colormaps["tab10" if len(known) <= 10 else "gist_rainbow"](
+            place if len(known) <= 10 else place / len(known)
+        )
+        axes.scatter(*points[of == label].T, s=5, color=colour, linewidths=0, label=str(label))
+    if (of < 0).any():
+        axes.scatter(*points[of < 0].T, s=5, color="black", linewidths=0, label="unknown")
+    if len(known) <= 20:
+        axes.legend(fontsize=_FONT_SIZE - 1, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     if title is not None:
         axes.set_title(title, fontsize=_FONT_SIZE)
     return figure

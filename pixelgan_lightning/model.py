@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from pixelgan_lightning import __version__, pretrained
@@ -132,6 +133,7 @@ class PixelGAN(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self._trained_steps = 0
         if accumulate_batches < 1:
             raise ConfigurationError(f"accumulate_batches={accumulate_batches} is not usable: allowed are numbers >= 1")
         warmups = {"label_warmup_steps": label_warmup_steps, "agreement_warmup_steps": agreement_warmup_steps}
@@ -209,6 +211,8 @@ class PixelGAN(pl.LightningModule):
                 "init_from": None,  # a checkpoint has weights of its own
             }
         )
+        # The names that lightning-bolts knows; they follow from the others and are not stored.
+        self.hparams.update(latent_dim=self.prior.code_dim, img_dim=list(self.image_shape))
         self.phase_optimizers = dict(zip(PHASES, optimizers.values(), strict=True))
         self.encoder.build(self.image_shape)
         self.posterior.build(self.encoder.num_features, self.prior)
@@ -671,10 +675,33 @@ class PixelGAN(pl.LightningModule):
             row["probability"], row["category"] = code[:, self.prior.category_slice or slice(None)].max(1)
         return row
 
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._log_step()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_step()
+
+    def _log_step(self) -> None:
+        """``step`` is what Lightning's loggers put the numbers of an evaluation at, otherwise 0."""
+        self.log("step", float(self.global_step), sync_dist=True)
+
+    @property
+    def global_step(self) -> int:
+        """Batches trained on; outside ``fit`` those behind the loaded weights, which Lightning does not know."""
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            return int(super().global_step)
+        return self._trained_steps or int(super().global_step)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._trained_steps = int(checkpoint["global_step"])
+
     def _log_train(self, name: str, value: Tensor, batch_size: int | None = None) -> None:
         self.log(f"train/{name}", value, prog_bar=name in ("reconstruction", "classification"), batch_size=batch_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for derived in ("latent_dim", "img_dim"):
+            checkpoint["hyper_parameters"].pop(derived)
         data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         checkpoint["pixelgan_lightning"] = {"version": __version__, "split_hash": getattr(data, "split_hash", None)}
 

@@ -1,7 +1,8 @@
 """Where a run keeps its files.
 
 A run's folder holds ``config.yaml`` (what ``fit`` was told), ``checkpoints/``, one folder of logs per command (``fit``,
-``fit-1`` for a continued fit, ``test``, ...), ``images/``, ``predictions/`` and ``results.json`` (of the last test).
+``fit-1`` for a continued fit, ``test``, ...), ``images/``, ``predictions/``, ``results.json`` (of the last test) and,
+with Weights & Biases, ``wandb_id.txt``.
 """
 
 from __future__ import annotations
@@ -113,8 +114,11 @@ def first_free(folder: Path, stem: str, suffix: str = "") -> str:
     return next(name + suffix for name in names if not (folder / (name + suffix)).exists())
 
 
-def place_loggers(loggers: Any, folder: Path, command: str) -> None:
-    """Let the loggers of a configuration write into the run's folder, each command in its sub-folder."""
+def place_loggers(loggers: Any, folder: Path, command: str, tags: list[str]) -> None:
+    """Let the loggers of a configuration write into the run's folder, each command in its sub-folder.
+
+    ``tags`` are for loggers that take some and were given none.
+    """
     version = first_free(folder, command) if is_first_process() else command
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not hasattr(logger, "init_args") or "save_dir" not in logger.init_args:
@@ -123,7 +127,9 @@ def place_loggers(loggers: Any, folder: Path, command: str) -> None:
         name = logger.class_path.rpartition(".")[2]
         if name in ("CSVLogger", "TensorBoardLogger"):
             logger.init_args.name, logger.init_args.version = "", version
-        elif name == "WandbLogger":
+        elif name in ("WandbLogger", "RunWandbLogger"):
             logger.init_args.save_dir = str(folder.resolve())  # its service may have another working folder
             if logger.init_args.get("name") is None:
                 logger.init_args.name = folder.name
+            if "tags" in logger.init_args and logger.init_args.tags is None:
+                logger.init_args.tags = tags

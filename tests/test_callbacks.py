@@ -19,7 +19,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from pixelgan_lightning import figures
-from pixelgan_lightning.callbacks import ClusterAccuracy, MarginalLikelihood, PredictionTable, SampleGrid, log_figures
+from pixelgan_lightning.callbacks import (
+    ClusterAccuracy,
+    LatentScatter,
+    MarginalLikelihood,
+    PredictionTable,
+    SampleGrid,
+    log_figures,
+)
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.random import keyed_generator
 
@@ -180,14 +187,14 @@ class TestLogFigures:
         assert names(tmp_path) == [f"{name}-step0000003.png" for name in expected]
         events = EventAccumulator(loggers[1].log_dir, {"images": 0}).Reload()
         assert sorted(events.Tags()["images"]) == [f"images/{name}" for name in expected]
-        assert {event.step for name in expected for event in events.Images(f"images/{name}")} == {3}
+        numbers = {event.step for event in events.Scalars("val/nmi")}
+        assert {event.step for name in expected for event in events.Images(f"images/{name}")} == numbers
         drawn = [row for row in rows if any(key.startswith("images/") for key in row)]
         assert sorted(map(sorted, drawn)) == [
             ["images/confusion", "trainer/global_step"],
             ["images/reconstructions", "images/samples", "trainer/global_step"],
         ]
-        # The number of training batches so far, what Lightning logs the numbers of this validation at too.
-        assert {row["trainer/global_step"] for row in drawn} == {trainer.global_step}
+        assert {row["trainer/global_step"] for row in drawn} == numbers
 
     def test_wandb_takes_the_figures(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_SILENT", "true")
@@ -451,3 +458,39 @@ class TestFigures:
     def test_confusion_matrix_shows_the_counts(self) -> None:
         figure = figures.confusion_matrix(torch.tensor([[3, 0], [1, 7]]))
         assert [text.get_text() for text in figure.axes[0].texts] == ["3", "1", "7"]
+
+
+class TestLatentScatter:
+    def drawn(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, prior: Any, **options: Any
+    ) -> list[tuple[Tensor, ...]]:
+        seen: list[tuple[Tensor, ...]] = []
+        scatter = figures.code_scatter
+        monkeypatch.setattr(figures, "code_scatter", lambda *parts: (seen.append(parts), scatter(*parts))[1])
+        trainer = make_trainer(folder, LatentScatter(**options))
+        trainer.validate(Model(prior), Data(), verbose=False)
+        return seen
+
+    def test_codes_labels_and_prior(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.manual_seed(3)
+        ((codes, labels, prior),) = self.drawn(tmp_path, monkeypatch, Plane())
+        assert torch.equal(codes, Data.val.image[:, 0, 0, :2].double())
+        assert labels.tolist() == Data.val.label.tolist()
+        assert prior.shape == codes.shape
+        assert names(tmp_path) == ["codes-step0000000.png"]
+        state = torch.get_rng_state()  # a prior that draws from the global stream does not disturb it
+        torch.manual_seed(3)
+        assert torch.equal(state, torch.get_rng_state())
+
+    def test_limits_and_dimensions(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ((codes, labels, _),) = self.drawn(tmp_path, monkeypatch, Categories(4), max_images=10, dimensions=[3, 1])
+        expected = Model(Categories(4)).encode(Data.val.image)[:10, [3, 1]]
+        assert torch.equal(codes, expected.double())
+        assert len(labels) == 10
+
+    def test_unusable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for options in ({"dimensions": [0]}, {"dimensions": [-1, 0]}, {"max_images": 0}, {"every_n_epochs": 0}):
+            with pytest.raises(ConfigurationError, match=next(iter(options))):
+                LatentScatter(**options)
+        with pytest.raises(ConfigurationError, match=r"dimensions=\[0, 2\] is not usable with prior=Plane"):
+            self.drawn(tmp_path, monkeypatch, Plane(), dimensions=[0, 2])
