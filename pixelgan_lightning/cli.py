@@ -22,6 +22,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
@@ -29,10 +30,11 @@ from rich.table import Table
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable
+from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO, unreadable
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
-from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.errors import ConfigurationError, RunError
 from pixelgan_lightning.likelihoods import Likelihood
 from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import PixelGAN
@@ -235,6 +237,10 @@ class PixelGANCLI(LightningCLI):
             extra.append(self._save_config)
         if self.subcommand == "predict" and not any(isinstance(c, PredictionTable) for c in callbacks):
             extra.append(PredictionTable())
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, AtomicCheckpointIO()]
         return self._instantiate_trainer(config, extra)
 
     # ------------------------------------------------------------------------------------------------- what is printed
@@ -277,10 +283,7 @@ def _description(checkpoint: Path) -> dict[str, Any]:
         content = torch.load(checkpoint, weights_only=True, map_location="cpu")
         description: dict[str, Any] = content["hyper_parameters"]
     except Exception as error:  # unpickling raises anything
-        what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise ConfigurationError(
-            f"ckpt_path={checkpoint} is not usable: allowed are checkpoints of this model ({what})"
-        ) from error
+        raise unreadable(checkpoint, error) from error
     return description
 
 
@@ -381,13 +384,16 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done."""
+    """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done, 1 when a run fails."""
     with quiet_libraries(), run_folder_scope():
         try:
             PixelGANCLI(list(sys.argv[1:] if args is None else args))
         except (ConfigurationError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
+        except RunError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(1) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
 
 
 if __name__ == "__main__":

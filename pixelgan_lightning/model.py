@@ -21,13 +21,21 @@ from pixelgan_lightning.component import Description, construct
 from pixelgan_lightning.decoders import Decoder, GatedPixelCNN, Known, draw_uniforms
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
-from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.errors import ConfigurationError, NonFiniteError
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
 from pixelgan_lightning.normalization import running_statistics
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import GaussianPosterior, Posterior
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import RowDraws, keyed_generator
+from pixelgan_lightning.resume import (
+    add_unfinished_business,
+    forget_cut_off_validation,
+    images_per_step,
+    log_unfinished_business,
+    require_same_model,
+    require_same_stream,
+)
 
 PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
 
@@ -149,6 +157,8 @@ class PixelGAN(pl.LightningModule):
         self.reconstruction_images = reconstruction_images
         self.label_aware = label_aware
         self.seed = seed
+        self._resumed: dict[str, Any] = {}  # what the checkpoint that a fit continues says about its run
+        self._gradient_sums: dict[str, list[Tensor]] = {}
 
         self.prior: Prior = construct(Categorical(10) if prior is None else prior, Prior)
         self.posterior: Posterior = construct(
@@ -483,8 +493,7 @@ class PixelGAN(pl.LightningModule):
         optimizer = optimizers[PHASES.index(name)]
 
         def update(loss: Tensor) -> None:
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss of the {name} phase is {loss.item()} at step {self.global_step}")
+            self._require_finite(loss, "loss", name)
             self._log_train(name, loss.detach())
             self.manual_backward(loss / self.accumulate_batches)
             self._accumulate_or_step(name, optimizer)
@@ -492,9 +501,20 @@ class PixelGAN(pl.LightningModule):
         with self.toggled_optimizer(optimizer):
             yield update
 
+    def _require_finite(self, value: Tensor, what: str, phase: str) -> None:
+        if not torch.isfinite(value):
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            raise NonFiniteError(
+                f"the {what} of the {phase} phase is {value.item()} at step {self.global_step} (batch "
+                f"{progress.ready - 1} of epoch {self.current_epoch}); checkpoints written before are good"
+            )
+
     def _accumulate_or_step(self, name: str, optimizer: Any) -> None:
         """Phases share the encoder, so each keeps the sum of its own gradients between steps."""
         params = [p for group in optimizer.param_groups for p in group["params"]]
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # a scaler of fp16 skips such steps itself
+            norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+            self._require_finite(norm, "norm of the gradient", name)
         if self.accumulate_batches > 1:
             total = self._gradient_sums.setdefault(name, [torch.zeros_like(p) for p in params])
             for s, p in zip(total, params, strict=True):
@@ -542,7 +562,8 @@ class PixelGAN(pl.LightningModule):
         return [self.phase_optimizers[phase].build(groups[phase]) for phase in PHASES]
 
     def on_fit_start(self) -> None:
-        self._gradient_sums: dict[str, list[Tensor]] = {}
+        sums = self._resumed.pop("gradient_sums", {})
+        self._gradient_sums = {name: [s.to(self.device) for s in total] for name, total in sums.items()}
         data = getattr(self.trainer, "datamodule", None)
         levels = getattr(data, "levels", self.likelihood.levels)
         if levels != self.likelihood.levels:
@@ -561,6 +582,10 @@ class PixelGAN(pl.LightningModule):
                     "number of classes"
                 )
 
+    def on_train_start(self) -> None:
+        log_unfinished_business(self.trainer, self._resumed)
+        self._resumed = {}
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch
             self._check(batch["unlabelled"]["image"])
@@ -573,6 +598,9 @@ class PixelGAN(pl.LightningModule):
         self.likelihood.check(x)
 
     # ----------------------------------------------------------------------------------------------- the evaluation
+
+    def on_validation_start(self) -> None:
+        forget_cut_off_validation(self.trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, batch_idx, "val")
@@ -605,8 +633,21 @@ class PixelGAN(pl.LightningModule):
         self.log(f"train/{name}", value, prog_bar=name in ("reconstruction", "classification"), batch_size=batch_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
-        checkpoint["pixelgan_lightning"] = {"version": __version__, "split_hash": getattr(data, "split_hash", None)}
+        about: dict[str, Any] = {"version": __version__, "split_hash": None}
+        trainer = self._trainer
+        if trainer is not None:
+            about["split_hash"] = getattr(getattr(trainer, "datamodule", None), "split_hash", None)
+            about["images_per_step"] = images_per_step(trainer)
+            about["gradient_sums"] = self._gradient_sums
+            add_unfinished_business(trainer, checkpoint, about)
+        checkpoint["pixelgan_lightning"] = about
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        described = checkpoint.get("hyper_parameters", {})
+        require_same_model(self.state_dict(), checkpoint["state_dict"], self.hparams, described)
+        self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
+        if self._trainer is not None:
+            require_same_stream(self._trainer, self._resumed)
 
 
 def _phase_optimizer(given: PhaseOptimizer | dict[str, Any] | None) -> PhaseOptimizer:
