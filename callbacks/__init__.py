@@ -5,5 +5,6 @@ from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.callbacks.marginal_likelihood import MarginalLikelihood
 from pixelgan_lightning.callbacks.prediction_table import PredictionTable
 from pixelgan_lightning.callbacks.sample_grid import SampleGrid
+from pixelgan_lightning.callbacks.stop_on_signal import StopOnSignal
 
-__all__ = ["ClusterAccuracy", "MarginalLikelihood", "PredictionTable", "SampleGrid", "log_figures"]
+__all__ = ["ClusterAccuracy", "MarginalLikelihood", "PredictionTable", "SampleGrid", "StopOnSignal", "log_figures"]

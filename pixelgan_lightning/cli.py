@@ -29,7 +29,7 @@ from rich.table import Table
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
 from pixelgan_lightning.augmentations import Augmentation
-from pixelgan_lightning.callbacks import PredictionTable
+from pixelgan_lightning.callbacks import PredictionTable, StopOnSignal
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO, unreadable
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
@@ -91,6 +91,11 @@ class SaveRunConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         name = first_free(folder, Path(CONFIG).stem, Path(CONFIG).suffix)
         self.parser.save(self.config, folder / name, skip_unset=False, overwrite=True, multifile=False)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["pixelgan_lightning_config"] = self.parser.dump(self.config, skip_unset=False)
 
 
 class PixelGANCLI(LightningCLI):
@@ -231,6 +236,8 @@ class PixelGANCLI(LightningCLI):
         extra: list[Callback] = []
         if config.get("enable_checkpointing") is not False:
             extra.append(self._get(self.config_init, "checkpoint"))
+            if self.subcommand == "fit" and not any(isinstance(c, StopOnSignal) for c in callbacks):
+                extra.append(StopOnSignal())
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             extra.append(RichProgressBar())
         if self.subcommand == "fit":
