@@ -33,6 +33,7 @@ from pixelgan_lightning.resume import (
     forget_cut_off_validation,
     images_per_step,
     log_unfinished_business,
+    remember_last_checkpoint,
     require_same_model,
     require_same_stream,
 )
@@ -584,6 +585,7 @@ class PixelGAN(pl.LightningModule):
 
     def on_train_start(self) -> None:
         log_unfinished_business(self.trainer, self._resumed)
+        remember_last_checkpoint(self.trainer)
         self._resumed = {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -132,6 +133,16 @@ def log_unfinished_business(trainer: pl.Trainer, stored: Mapping[str, Any]) -> N
             logger.save()
 
 
+def remember_last_checkpoint(trainer: pl.Trainer) -> None:
+    """Let a continued fit that has nothing left to train leave its checkpoint alone.
+
+    ``ModelCheckpoint`` would write it again at the end, when a moving average has taken the place of the weights.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and not callback._last_checkpoint_saved:
+            callback._last_checkpoint_saved = callback.last_model_path
+
+
 def forget_cut_off_validation(trainer: pl.Trainer) -> None:
     """Let Lightning's counters of validation batches agree again, when a cut-off validation begins anew."""
     total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
@@ -143,6 +154,7 @@ __all__ = [
     "forget_cut_off_validation",
     "images_per_step",
     "log_unfinished_business",
+    "remember_last_checkpoint",
     "require_same_model",
     "require_same_stream",
 ]
