@@ -27,7 +27,7 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
             ``default_root_dir``.
 
     Raises:
-        SystemExit: after the checkpoint; the status is 128 + the signal's number, as shells count, on the first process.
+        SystemExit: after the checkpoint; on the first process with status 128 + the signal's number.
     """
 
     def __init__(self, folder: str | None = None) -> None:

@@ -66,9 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 False).
         """
         if weights_only is False:
-            raise ConfigurationError(
-                "weights_only=False is not usable: allowed is True, code in checkpoints is not run"
-            )
+            raise ConfigurationError("weights_only=False is not usable: allowed is True, code is not run")
         try:
             content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
         except Exception as error:  # unpickling raises anything

@@ -40,6 +40,7 @@ from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import Posterior
+from pixelgan_lightning.precision import require_usable_precision
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.run_folder import (
     CHECKPOINTS,
@@ -199,6 +200,7 @@ class PixelGANCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        require_usable_precision(config.trainer)
         given = config.clone()
         for key in ("run_dir", "ckpt_path", "config"):
             given.pop(key, None)
@@ -391,7 +393,7 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done, 1 when a run fails."""
+    """Entry point of ``pixelgan``; ends in one line and status 2 where it cannot do what is asked, 1 where a run fails."""
     with quiet_libraries(), run_folder_scope():
         try:
             PixelGANCLI(list(sys.argv[1:] if args is None else args))

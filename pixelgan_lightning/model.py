@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pixelgan_lightning import __version__
 from pixelgan_lightning.agreement import pair_information
@@ -23,6 +24,7 @@ from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError, NonFiniteError
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
+from pixelgan_lightning.likelihoods.base import full_precision
 from pixelgan_lightning.normalization import running_statistics
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import GaussianPosterior, Posterior
@@ -426,7 +428,7 @@ class PixelGAN(pl.LightningModule):
         """The encoder gives two views of an image the same category, and makes use of all (Ji et al., 2019)."""
         with self._phase("agreement") as update:
             views = torch.cat([self._view(x, draws, f"agreement {i}") for i in (1, 2)])
-            one, two = self.posterior.logits(self.encoder(views)).softmax(1).chunk(2)
+            one, two = full_precision(self.posterior.logits(self.encoder(views))).softmax(1).chunk(2)
             update(-pair_information(one, two))
 
     def classification_phase(self, x: Tensor, labels: Tensor, draws: RowDraws) -> None:
@@ -435,7 +437,7 @@ class PixelGAN(pl.LightningModule):
         owned = (self.encoder, self.posterior) if self.global_step < self.label_warmup_steps else ()
         with self._phase("classification") as update, running_statistics(*owned):
             logits = self.posterior.logits(self.encoder(self._view(x, draws, "classification")))
-            update(F.cross_entropy(logits, labels))
+            update(F.cross_entropy(full_precision(logits), labels))
 
     def _draw_code(self, x: Tensor, draws: RowDraws, phase: str) -> Tensor:
         dim = self.posterior.noise_dim
@@ -484,7 +486,7 @@ class PixelGAN(pl.LightningModule):
                 assert self.num_classes is not None
                 blurred = torch.cat([blurred, F.one_hot(labels, self.num_classes + 1).to(z)], 1)
             inputs.append(blurred)
-        return self.discriminator(torch.cat(inputs))
+        return full_precision(self.discriminator(torch.cat(inputs)))
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[Callable[[Tensor], None]]:
@@ -513,24 +515,37 @@ class PixelGAN(pl.LightningModule):
     def _accumulate_or_step(self, name: str, optimizer: Any) -> None:
         """Phases share the encoder, so each keeps the sum of its own gradients between steps."""
         params = [p for group in optimizer.param_groups for p in group["params"]]
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # a scaler of fp16 skips such steps itself
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of fp16; it skips steps that are not finite
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        if scaler is None:
             norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
             self._require_finite(norm, "norm of the gradient", name)
         if self.accumulate_batches > 1:
             total = self._gradient_sums.setdefault(name, [torch.zeros_like(p) for p in params])
             for s, p in zip(total, params, strict=True):
                 if p.grad is not None:
-                    s += p.grad
+                    s += p.grad / scale  # the scale may change before the optimizer steps
             if (self.global_step + 1) % self.accumulate_batches:
                 optimizer.zero_grad()
                 return
             for s, p in zip(self._gradient_sums.pop(name), params, strict=True):
-                p.grad = s
-        clip_norm = self.phase_optimizers[name].clip_norm
-        if clip_norm is not None:
-            self.clip_gradients(optimizer, gradient_clip_val=clip_norm, gradient_clip_algorithm="norm")
+                p.grad = s * scale
+        if scaler is None:
+            self._clip(name, optimizer)
         optimizer.step()
         optimizer.zero_grad()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """With a scaler of half precision gradients can be clipped here only, when Lightning has unscaled them."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self._clip(
+                next(p for p, o in zip(PHASES, self.trainer.optimizers, strict=True) if o is optimizer), optimizer
+            )
+
+    def _clip(self, phase: str, optimizer: Any) -> None:
+        clip_norm = self.phase_optimizers[phase].clip_norm
+        if clip_norm is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=clip_norm, gradient_clip_algorithm="norm")
 
     @contextmanager
     def _one_step_per_batch(self) -> Iterator[None]:

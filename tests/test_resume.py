@@ -9,7 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -292,19 +292,18 @@ def as_two(*args: object, prepare: Callable[[int], None] = lambda rank: None) ->
     return [wait(pid, timeout=120) for pid in pids]
 
 
-@pytest.mark.parametrize("dies", [0, 1])
-def test_when_one_process_dies_the_others_end_and_the_run_continues(dies: int, tmp_path: Path) -> None:
+def test_when_one_process_dies_the_other_ends_and_the_run_continues() -> None:
     """``wait`` gives up after two minutes, gloo after thirty: nothing here may wait for the dead."""
     fit = [*fit_arguments("labelled"), "--data.init_args.batch_size", 16, "--data.init_args.labelled_batch_size", 8]
     assert as_two(*fit, "--run_dir", "complete") == [0, 0]
 
     def prepare(rank: int) -> None:
-        if rank == dies:
+        if rank == 1:
             in_the_epoch(4)
 
     status = as_two(*fit, "--run_dir", "run", prepare=prepare)
-    assert status[dies] == KILLED
-    assert status[1 - dies] not in (0, KILLED)
+    assert status[1] == KILLED
+    assert status[0] not in (0, KILLED)
     assert load_step(Path("run")) in (3, 4)
     assert as_two("fit", "--run_dir", "run", "--ckpt_path", "last") == [0, 0]
     assert_same_run(Path("complete"), Path("run"))
@@ -362,10 +361,10 @@ def test_another_stream_of_images_is_refused(
 def test_as_many_images_per_step_on_another_number_of_processes_continue(run: Path) -> None:
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["pixelgan_lightning"]["images_per_step"] == {"batch_size": 32, "labelled_batch_size": 15}
-    content["pixelgan_lightning"]["images_per_step"] = {"batch_size": 64, "labelled_batch_size": 30}
+    content["pixelgan_lightning"]["images_per_step"] = {"batch_size": 64, "labelled_batch_size": 20}
     torch.save(content, run / "checkpoints" / "last.ckpt")
-    status = as_two("fit", "--run_dir", run, "--ckpt_path", "last", "--trainer.max_epochs", 3)
-    assert status == [0, 0], Path("rank0").read_text()[-2000:]
+    sizes = ["--data.batch_size", 32, "--data.labelled_batch_size", 10]
+    assert as_two("fit", "--run_dir", run, "--ckpt_path", "last", *sizes, "--trainer.max_epochs", 3) == [0, 0]
     assert load_step(run) == 9
 
 
@@ -412,7 +411,7 @@ class Code:
 
 
 class TestAtomicCheckpointIO:
-    CONTENT: dict[str, Any] = {"state_dict": {"w": torch.arange(100_000.0)}, "global_step": 3}
+    CONTENT: ClassVar[dict[str, Any]] = {"state_dict": {"w": torch.arange(100_000.0)}, "global_step": 3}
 
     def test_round_trip(self) -> None:
         AtomicCheckpointIO().save_checkpoint(self.CONTENT, "folder/a.ckpt")
@@ -459,7 +458,7 @@ class TestAtomicCheckpointIO:
 
     def test_code_is_not_run(self) -> None:
         torch.save({"state_dict": {}, "surprise": Code()}, "a.ckpt")
-        with pytest.raises(ConfigurationError, match="ckpt_path=a.ckpt is not usable"):
+        with pytest.raises(ConfigurationError, match=r"ckpt_path=a\.ckpt is not usable"):
             AtomicCheckpointIO().load_checkpoint("a.ckpt")
         with pytest.raises(ConfigurationError, match="weights_only=False is not usable"):
             AtomicCheckpointIO().load_checkpoint("a.ckpt", weights_only=False)
@@ -470,7 +469,7 @@ class TestAtomicCheckpointIO:
         whole = Path("a.ckpt").read_bytes()
         for content in (b"", whole[: len(whole) // 2], b"text"):
             Path("a.ckpt").write_bytes(content)
-            with pytest.raises(ConfigurationError, match="ckpt_path=a.ckpt is not usable"):
+            with pytest.raises(ConfigurationError, match=r"ckpt_path=a\.ckpt is not usable"):
                 AtomicCheckpointIO().load_checkpoint("a.ckpt")
-        with pytest.raises(ConfigurationError, match="ckpt_path=b.ckpt is not usable"):
+        with pytest.raises(ConfigurationError, match=r"ckpt_path=b\.ckpt is not usable"):
             AtomicCheckpointIO().load_checkpoint("b.ckpt")
