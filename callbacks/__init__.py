@@ -7,6 +7,7 @@ from pixelgan_lightning.callbacks.latent_scatter import LatentScatter
 from pixelgan_lightning.callbacks.marginal_likelihood import MarginalLikelihood
 from pixelgan_lightning.callbacks.prediction_table import PredictionTable
 from pixelgan_lightning.callbacks.sample_grid import SampleGrid
+from pixelgan_lightning.callbacks.stop_on_signal import StopOnSignal
 
 __all__ = [
     "ClusterAccuracy",
@@ -15,5 +16,6 @@ __all__ = [
     "MarginalLikelihood",
     "PredictionTable",
     "SampleGrid",
+    "StopOnSignal",
     "log_figures",
 ]

@@ -69,6 +69,13 @@ class ClusterAccuracy(pl.Callback):
         self.every_n_epochs = every_n_epochs
         self.mapping = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The mapping, which labels the pictures until the next validation."""
+        return {"mapping": None if self.mapping is None else vars(self.mapping).copy()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.mapping = None if state_dict["mapping"] is None else ClusterMapping(**state_dict["mapping"])
+
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         num_categories, num_classes = pl_module.prior.num_categories, pl_module.num_classes
         if num_categories is None:

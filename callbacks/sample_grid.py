@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pixelgan_lightning import figures
 from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
+from pixelgan_lightning.callbacks.averaged_weights import averaged_weights
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
 from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.code_rows import code_rows, number_of_rows
@@ -70,6 +71,13 @@ class SampleGrid(pl.Callback):
         self._inputs: Tensor | None = None
         self._drawn_at: int | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the picture at the end of a continued training needs."""
+        return {"drawn_at": self._drawn_at, "inputs": self._inputs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._drawn_at, self._inputs = state_dict["drawn_at"], state_dict["inputs"]
+
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -102,13 +110,13 @@ class SampleGrid(pl.Callback):
         if not trainer.is_global_zero:
             return
         # Priors of the user's own may draw from the global stream in spite of the generator they are given.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), averaged_weights(trainer, pl_module):
             drawn = {"samples": self._samples(trainer, pl_module)}
             codes = pl_module.prior.manifold(self.manifold_side) if self.manifold_side else None
             if codes is not None:
                 drawn["manifold"] = figures.manifold(self._decode(pl_module, codes), self.manifold_side)
             if self._inputs is not None and len(self._inputs):
-                outputs = self._decode(pl_module, pl_module.encode(self._inputs))
+                outputs = self._decode(pl_module, pl_module.encode(self._inputs.to(pl_module.device)))
                 drawn["reconstructions"] = figures.reconstructions(self._inputs, outputs)
         log_figures(trainer, {prefix + name: figure for name, figure in drawn.items()}, pl_module.global_step)
 

@@ -22,6 +22,7 @@ import yaml
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
@@ -29,17 +30,19 @@ from rich.table import Table
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
 from pixelgan_lightning import commands
 from pixelgan_lightning.augmentations import Augmentation
-from pixelgan_lightning.callbacks import PredictionTable
+from pixelgan_lightning.callbacks import PredictionTable, StopOnSignal
+from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
-from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.errors import ConfigurationError, RunError
 from pixelgan_lightning.likelihoods import Likelihood
 from pixelgan_lightning.loggers import RunWandbLogger
 from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import Posterior
+from pixelgan_lightning.precision import require_usable_precision
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.run_folder import (
     CHECKPOINTS,
@@ -95,6 +98,11 @@ class SaveRunConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
                 logger.log_hyperparams(yaml.safe_load((folder / name).read_text()))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["pixelgan_lightning_config"] = self.parser.dump(self.config, skip_unset=False)
 
 
 class PixelGANCLI(LightningCLI):
@@ -204,6 +212,7 @@ class PixelGANCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        require_usable_precision(config.trainer)
         given = config.clone()
         for key in ("run_dir", "ckpt_path", "config"):
             given.pop(key, None)
@@ -241,12 +250,18 @@ class PixelGANCLI(LightningCLI):
         extra: list[Callback] = []
         if config.get("enable_checkpointing") is not False:
             extra.append(self._get(self.config_init, "checkpoint"))
+            if self.subcommand == "fit" and not any(isinstance(c, StopOnSignal) for c in callbacks):
+                extra.append(StopOnSignal())
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             extra.append(RichProgressBar())
         if self.subcommand == "fit":
             extra.append(self._save_config)
         if self.subcommand == "predict" and not any(isinstance(c, PredictionTable) for c in callbacks):
             extra.append(PredictionTable())
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, AtomicCheckpointIO()]
         return self._instantiate_trainer(config, extra)
 
     # ------------------------------------------------------------------------------------------------- what is printed
@@ -394,7 +409,7 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of ``pixelgan``; exits with status 2 and one line when something asked for cannot be done."""
+    """Entry point of ``pixelgan``: one line and status 2 where it cannot do what is asked, 1 where a run fails."""
     with quiet_libraries(), run_folder_scope():
         arguments = list(sys.argv[1:] if args is None else args)
         try:
@@ -405,6 +420,9 @@ def main(args: Sequence[str] | None = None) -> None:
         except (ConfigurationError, MisconfigurationException) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
+        except RunError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(1) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pixelgan_lightning import __version__, pretrained
 from pixelgan_lightning.agreement import class_order, pair_information
@@ -23,13 +24,23 @@ from pixelgan_lightning.component import Description, construct
 from pixelgan_lightning.decoders import Decoder, GatedPixelCNN, Known, draw_uniforms
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
-from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.errors import ConfigurationError, NonFiniteError
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
+from pixelgan_lightning.likelihoods.base import full_precision
 from pixelgan_lightning.normalization import running_statistics, sum_over_processes
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import GaussianPosterior, Posterior
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import RowDraws, keyed_generator
+from pixelgan_lightning.resume import (
+    add_unfinished_business,
+    forget_cut_off_validation,
+    images_per_step,
+    log_unfinished_business,
+    remember_last_checkpoint,
+    require_same_model,
+    require_same_stream,
+)
 from pixelgan_lightning.weights import read_folder, restore, warm_start
 
 PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
@@ -172,6 +183,8 @@ class PixelGAN(pl.LightningModule):
         self.reconstruction_images = reconstruction_images
         self.label_aware = label_aware
         self.seed = seed
+        self._resumed: dict[str, Any] = {}  # what the checkpoint that a fit continues says about its run
+        self._gradient_sums: dict[str, list[Tensor]] = {}
 
         self.prior: Prior = construct(Categorical(10) if prior is None else prior, Prior)
         self.posterior: Posterior = construct(
@@ -475,7 +488,7 @@ class PixelGAN(pl.LightningModule):
         owned = (self.encoder, self.posterior) if self.global_step < self.agreement_warmup_steps else ()
         with self._phase("agreement") as update, running_statistics(*owned):
             views = torch.cat([self._view(x, draws, f"agreement {i}") for i in (1, 2)])
-            one, two = self.posterior.logits(self.encoder(views)).softmax(1).chunk(2)
+            one, two = full_precision(self.posterior.logits(self.encoder(views))).softmax(1).chunk(2)
             update(-pair_information(one, two))
 
     def classification_phase(self, x: Tensor, labels: Tensor, unlabelled: Tensor, draws: RowDraws) -> None:
@@ -488,12 +501,13 @@ class PixelGAN(pl.LightningModule):
         with self._phase("classification") as update, running_statistics(*owned):
             views = [self._view(x, draws, "classification"), self._view(unlabelled, draws, "beside")]
             logits = self.posterior.logits(self.encoder(torch.cat(views)))
-            update(F.cross_entropy(logits[: len(x)], labels))
+            update(F.cross_entropy(full_precision(logits[: len(x)]), labels))
 
     @torch.no_grad()
     def _name_categories(self, x: Tensor, labels: Tensor, unlabelled: Tensor) -> None:
         """After the agreement warm-up: category ``k`` becomes the one that holds most of class ``k``, one to one."""
-        q = self.posterior.logits(self.encoder(torch.cat([x, unlabelled])))[: len(x)].softmax(1)
+        q = self.posterior.logits(self.encoder(torch.cat([x, unlabelled])))
+        q = full_precision(q[: len(x)]).softmax(1)
         counts = q.new_zeros(max(self.num_classes or 0, int(labels.max()) + 1), q.shape[1]).index_add_(0, labels, q)
         self.posterior.reorder(class_order(sum_over_processes(counts)))
         for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
@@ -547,7 +561,7 @@ class PixelGAN(pl.LightningModule):
                 assert self.num_classes is not None
                 blurred = torch.cat([blurred, F.one_hot(labels, self.num_classes + 1).to(z)], 1)
             inputs.append(blurred)
-        return self.discriminator(torch.cat(inputs))
+        return full_precision(self.discriminator(torch.cat(inputs)))
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[Callable[[Tensor], None]]:
@@ -557,8 +571,7 @@ class PixelGAN(pl.LightningModule):
         optimizer = optimizers[PHASES.index(name)]
 
         def update(loss: Tensor) -> None:
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss of the {name} phase is {loss.item()} at step {self.global_step}")
+            self._require_finite(loss, "loss", name)
             self._log_train(name, loss.detach())
             self.manual_backward(loss / self.accumulate_batches)
             self._accumulate_or_step(name, optimizer)
@@ -566,24 +579,48 @@ class PixelGAN(pl.LightningModule):
         with self.toggled_optimizer(optimizer):
             yield update
 
+    def _require_finite(self, value: Tensor, what: str, phase: str) -> None:
+        if not torch.isfinite(value):
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            raise NonFiniteError(
+                f"the {what} of the {phase} phase is {value.item()} at step {self.global_step} (batch "
+                f"{progress.ready - 1} of epoch {self.current_epoch}); checkpoints written before are good"
+            )
+
     def _accumulate_or_step(self, name: str, optimizer: Any) -> None:
         """Phases share the encoder, so each keeps the sum of its own gradients between steps."""
         params = [p for group in optimizer.param_groups for p in group["params"]]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of fp16; it skips steps that are not finite
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        if scaler is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+            self._require_finite(norm, "norm of the gradient", name)
         if self.accumulate_batches > 1:
             total = self._gradient_sums.setdefault(name, [torch.zeros_like(p) for p in params])
             for s, p in zip(total, params, strict=True):
                 if p.grad is not None:
-                    s += p.grad
+                    s += p.grad / scale  # the scale may change before the optimizer steps
             if (self.global_step + 1) % self.accumulate_batches:
                 optimizer.zero_grad()
                 return
             for s, p in zip(self._gradient_sums.pop(name), params, strict=True):
-                p.grad = s
-        clip_norm = self.phase_optimizers[name].clip_norm
-        if clip_norm is not None:
-            self.clip_gradients(optimizer, gradient_clip_val=clip_norm, gradient_clip_algorithm="norm")
+                p.grad = s * scale
+        if scaler is None:
+            self._clip(name, optimizer)
         optimizer.step()
         optimizer.zero_grad()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """With a scaler of half precision gradients can be clipped here only, when Lightning has unscaled them."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self._clip(
+                next(p for p, o in zip(PHASES, self.trainer.optimizers, strict=True) if o is optimizer), optimizer
+            )
+
+    def _clip(self, phase: str, optimizer: Any) -> None:
+        clip_norm = self.phase_optimizers[phase].clip_norm
+        if clip_norm is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=clip_norm, gradient_clip_algorithm="norm")
 
     @contextmanager
     def _one_step_per_batch(self) -> Iterator[None]:
@@ -616,7 +653,8 @@ class PixelGAN(pl.LightningModule):
         return [self.phase_optimizers[phase].build(groups[phase]) for phase in PHASES]
 
     def on_fit_start(self) -> None:
-        self._gradient_sums: dict[str, list[Tensor]] = {}
+        sums = self._resumed.pop("gradient_sums", {})
+        self._gradient_sums = {name: [s.to(self.device) for s in total] for name, total in sums.items()}
         data = getattr(self.trainer, "datamodule", None)
         levels = getattr(data, "levels", self.likelihood.levels)
         if levels != self.likelihood.levels:
@@ -635,6 +673,11 @@ class PixelGAN(pl.LightningModule):
                     "number of classes"
                 )
 
+    def on_train_start(self) -> None:
+        log_unfinished_business(self.trainer, self._resumed)
+        remember_last_checkpoint(self.trainer)
+        self._resumed = {}
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch
             self._check(batch["unlabelled"]["image"])
@@ -647,6 +690,9 @@ class PixelGAN(pl.LightningModule):
         self.likelihood.check(x)
 
     # ----------------------------------------------------------------------------------------------- the evaluation
+
+    def on_validation_start(self) -> None:
+        forget_cut_off_validation(self.trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, batch_idx, "val")
@@ -693,17 +739,28 @@ class PixelGAN(pl.LightningModule):
             return int(super().global_step)
         return self._trained_steps or int(super().global_step)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._trained_steps = int(checkpoint["global_step"])
-
     def _log_train(self, name: str, value: Tensor, batch_size: int | None = None) -> None:
         self.log(f"train/{name}", value, prog_bar=name in ("reconstruction", "classification"), batch_size=batch_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for derived in ("latent_dim", "img_dim"):
             checkpoint["hyper_parameters"].pop(derived)
-        data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
-        checkpoint["pixelgan_lightning"] = {"version": __version__, "split_hash": getattr(data, "split_hash", None)}
+        about: dict[str, Any] = {"version": __version__, "split_hash": None}
+        trainer = self._trainer
+        if trainer is not None:
+            about["split_hash"] = getattr(getattr(trainer, "datamodule", None), "split_hash", None)
+            about["images_per_step"] = images_per_step(trainer)
+            about["gradient_sums"] = self._gradient_sums
+            add_unfinished_business(trainer, checkpoint, about)
+        checkpoint["pixelgan_lightning"] = about
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        described = checkpoint.get("hyper_parameters", {})
+        require_same_model(self.state_dict(), checkpoint["state_dict"], self.hparams, described)
+        self._trained_steps = int(checkpoint["global_step"])
+        self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
+        if self._trainer is not None:
+            require_same_stream(self._trainer, self._resumed)
 
 
 def _phase_optimizer(given: PhaseOptimizer | dict[str, Any] | None) -> PhaseOptimizer:

@@ -93,10 +93,11 @@ def sum_over_processes(x: Tensor) -> Tensor:
 def running_statistics(*modules: nn.Module) -> Iterator[None]:
     """Let the running statistics of all :class:`BatchNorm` in ``modules`` follow the batches seen in this context."""
     layers = [layer for module in modules for layer in module.modules() if isinstance(layer, BatchNorm)]
+    before = [layer.tracking for layer in layers]
     for layer in layers:
         layer.tracking = True
     try:
         yield
-    finally:
-        for layer in layers:
-            layer.tracking = False
+    finally:  # backwards, so that a layer named twice ends as it began
+        for layer, tracking in reversed(list(zip(layers, before, strict=True))):
+            layer.tracking = tracking

@@ -78,7 +78,7 @@ def run_folder_scope() -> Iterator[None]:
         if inherited is not None:
             os.environ[VARIABLE] = inherited
         elif folder is not None:
-            for empty in (Path(folder) / CHECKPOINTS, Path(folder)):
+            for empty in (Path(folder) / CHECKPOINTS, Path(folder), Path("runs")):
                 with suppress(OSError):
                     empty.rmdir()
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pixelgan_lightning.checkpoint_io import unreadable
 from pixelgan_lightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -57,10 +58,7 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
         about = content.get("pixelgan_lightning") or {}
         return Stored(dict(content["hyper_parameters"]), dict(content["state_dict"]), about.get("split_hash"))
     except Exception as error:  # unpickling raises anything
-        what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise ConfigurationError(
-            f"{argument}={path} is not usable: allowed are checkpoints of this model ({what})"
-        ) from error
+        raise unreadable(path, error, argument) from error
 
 
 def read_folder(folder: Path | str, argument: str = "pretrained") -> Stored:

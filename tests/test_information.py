@@ -36,7 +36,7 @@ def uniform(k: int) -> Tensor:
     return torch.full((k,), -math.log(k), dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------------------------------------- the mathematics
+# ------------------------------------------------------------------------------------------------------ the mathematics
 
 
 def test_the_rate_is_information_and_marginal_kl() -> None:
@@ -111,7 +111,7 @@ def test_both_estimates_of_the_aggregate() -> None:
         torch.testing.assert_close(torch.cat(part), whole)
 
 
-# ----------------------------------------------------------------------------------------------------------- the callback
+# --------------------------------------------------------------------------------------------------------- the callback
 
 
 def evaluate(

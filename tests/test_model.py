@@ -714,14 +714,18 @@ class TestCheckpoint:
         }
         assert torch.equal(again.sample(6, seed=1), model.float().double().sample(6, seed=1))
 
-    def test_names_version_and_split(self, tmp_path: Path) -> None:
+    def test_names_version_and_split(self) -> None:
         model = tiny()
         checkpoint: dict[str, Any] = {}
         model.on_save_checkpoint(checkpoint)
         assert checkpoint["pixelgan_lightning"] == {"version": __version__, "split_hash": None}
-        model._trainer = SimpleNamespace(datamodule=SimpleNamespace(split_hash="abc"))  # type: ignore[assignment]
+        run = fit(model, batches(1))
+        run.datamodule = SimpleNamespace(split_hash="abc", batch_size=6)  # type: ignore[attr-defined]
+        checkpoint = {"loops": {}}
         model.on_save_checkpoint(checkpoint)
-        assert checkpoint["pixelgan_lightning"]["split_hash"] == "abc"
+        about = checkpoint["pixelgan_lightning"]
+        assert about["split_hash"] == "abc"
+        assert about["images_per_step"] == {"batch_size": 6}
 
     def test_compiling_leaves_the_keys_alone(self) -> None:
         compiled, plain = tiny(compile_decoder=True), tiny()

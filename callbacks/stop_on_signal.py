@@ -1,0 +1,89 @@
+"""SIGTERM and Ctrl-C end a run at the next batch boundary, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from pixelgan_lightning.messages import say
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, when a moving average is up to date
+    """Writes ``last.ckpt`` after the batch (or validation) in which SIGTERM or SIGINT came, and exits.
+
+    The run continues from there as if it had not been stopped. Where several processes train, all of them stop after
+    the same batch, whichever got the signal. A second signal ends the process at once, without a checkpoint.
+
+    Args:
+        folder: where ``last.ckpt`` goes; None for the folder of the trainer's first ``ModelCheckpoint``, or else
+            ``default_root_dir``.
+
+    Raises:
+        SystemExit: after the checkpoint; on the first process with status 128 + the signal's number.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+        self.received: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.received = None
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python allows signal handlers in the main thread only
+        # In place of Lightning's handler of SIGTERM, which calls a collective in the middle of whatever runs.
+        self._former = {number: signal.signal(number, self._receive) for number in SIGNALS}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(signal.Signals(number))
+        self.received = number
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and self._former:
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        asked = self.received is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if not asked:
+            return
+        path = self._path(trainer)
+        trainer.save_checkpoint(path)
+        name = signal.Signals(self.received or signal.SIGTERM).name
+        say(f"stopped by {name} at step {trainer.global_step}; checkpoint: {path}")
+        # The launcher of several processes kills the first when another fails, so only the first one does.
+        raise SystemExit(128 + (self.received or signal.SIGTERM) if trainer.is_global_zero else 0)
+
+    def _path(self, trainer: pl.Trainer) -> Path:
+        folder = self.folder or getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
+        return Path(folder) / "last.ckpt"
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
+
+
+__all__ = ["StopOnSignal"]

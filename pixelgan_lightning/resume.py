@@ -1,0 +1,160 @@
+"""What a checkpoint of Lightning lacks for a continued run to equal the uninterrupted one, and what must not differ.
+
+A checkpoint written at the end of a training batch comes before two things of that batch: its row in the logs and the
+validation that may be due after it. Lightning continues with the next batch, so a process killed in between would lose
+both. Here they travel in the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from pixelgan_lightning.errors import ConfigurationError
+
+EPOCH_LOOP = "epoch_loop."
+VALIDATION_LOOP = "epoch_loop.val_loop."
+
+
+def images_per_step(trainer: pl.Trainer) -> dict[str, int]:
+    """Global batch sizes by the name of the data module's argument; empty for data modules that do not tell."""
+    data = getattr(trainer, "datamodule", None)
+    names = ["batch_size", *(["labelled_batch_size"] if getattr(data, "num_labelled", None) else [])]
+    sizes = {name: getattr(data, name, None) for name in names}
+    return {name: size * trainer.world_size for name, size in sizes.items() if isinstance(size, int)}
+
+
+def require_same_stream(trainer: pl.Trainer, stored: Mapping[str, Any]) -> None:
+    """Refuse to continue a fit with other batches than it would have had.
+
+    Args:
+        trainer: with the data that a fit is to be continued on.
+        stored: what the checkpoint says about its run.
+
+    Raises:
+        ConfigurationError: another number of images per step, or another split of the data.
+    """
+    if trainer.state.fn != TrainerFn.FITTING:
+        return
+    data = getattr(trainer, "datamodule", None)
+    before: Mapping[str, int] = stored.get("images_per_step") or {}
+    for name, now in images_per_step(trainer).items():
+        if name in before and before[name] != now:
+            raise ConfigurationError(
+                f"{name}={getattr(data, name)} on {trainer.world_size} process(es), {now} images per step, does not "
+                f"continue a run with {before[name]} images per step: allowed are the same number of images"
+            )
+    split, split_before = getattr(data, "split_hash", None), stored.get("split_hash")
+    if split is not None and split_before is not None and split != split_before:
+        raise ConfigurationError(
+            f"data with split_hash={split[:12]} does not continue a run with split_hash={split_before[:12]}: allowed "
+            "are the same training, validation and labelled images"
+        )
+
+
+def require_same_model(
+    mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], hparams: Mapping[str, Any], stored: Mapping[str, Any]
+) -> None:
+    """Say in one line how the model of a checkpoint differs, where its weights do not fit.
+
+    Args:
+        mine: the state dict of this model.
+        theirs: the state dict of the checkpoint.
+        hparams: the description of this model.
+        stored: the description of the checkpoint's model.
+
+    Raises:
+        ConfigurationError: keys or shapes differ.
+    """
+    shapes = [{key: tuple(value.shape) for key, value in state.items()} for state in (mine, theirs)]
+    if shapes[0] == shapes[1]:
+        return
+    here, there = (_leaves(description) for description in (hparams, stored))
+    absent = object()
+    differences = [
+        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key, absent) != there.get(key, absent)
+    ]
+    if not differences:
+        keys = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))
+        differences = [f"{k} has shape {shapes[1].get(k)} there and {shapes[0].get(k)} here" for k in keys]
+    more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+    raise ConfigurationError(f"the checkpoint is of another model: {', '.join(differences[:3])}{more}")
+
+
+def _leaves(description: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(description, Mapping) and description:
+        return {
+            k: v for name, value in description.items() for k, v in _leaves(value, f"{key}.{name}".strip(".")).items()
+        }
+    return {key: list(description) if isinstance(description, tuple) else description}
+
+
+def add_unfinished_business(trainer: pl.Trainer, checkpoint: dict[str, Any], extra: dict[str, Any]) -> None:
+    """Make a checkpoint written at the end of a training batch one that is continued behind this batch's logging.
+
+    Args:
+        trainer: in the hook that writes the checkpoint.
+        checkpoint: its ``loops`` are changed where a validation is due.
+        extra: gets ``pending_log``, the step and the row of the logs, where one is due.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    batches = loop.batch_progress
+    if not trainer.training or batches.total.processed != batches.total.completed + 1:
+        return  # not between a training batch and its end
+    if trainer.loggers and trainer._logger_connector.should_update_logs:
+        row = {name: float(value) for name, value in trainer._logger_connector.metrics["log"].items()}
+        extra["pending_log"] = {"step": loop._batches_that_stepped, "row": {**row, "epoch": trainer.current_epoch}}
+    fetcher = trainer.fit_loop._data_fetcher
+    if fetcher is None or not loop._should_check_val_fx(fetcher):
+        return
+    # As if the kill came within the validation: Lightning then starts with a validation.
+    loops = checkpoint["loops"]["fit_loop"]
+    for part in ("total", "current"):
+        loops[f"{EPOCH_LOOP}batch_progress"][part]["completed"] += 1
+        validated = loops[f"{VALIDATION_LOOP}batch_progress"][part]
+        done = validated["completed"] if part == "total" else 0
+        validated.update(ready=done + 1, started=done + 1, processed=done, completed=done)
+    loops[f"{VALIDATION_LOOP}batch_progress"]["is_last_batch"] = False
+
+
+def log_unfinished_business(trainer: pl.Trainer, stored: Mapping[str, Any]) -> None:
+    """Log the row that the killed process may not have logged any more."""
+    pending = stored.get("pending_log")
+    if pending is not None:
+        for logger in trainer.loggers:
+            logger.log_metrics(pending["row"], pending["step"])
+            logger.save()
+
+
+def remember_last_checkpoint(trainer: pl.Trainer) -> None:
+    """Let a continued fit that has nothing left to train leave its checkpoint alone.
+
+    ``ModelCheckpoint`` would write it again at the end, when a moving average has taken the place of the weights.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and not callback._last_checkpoint_saved:
+            callback._last_checkpoint_saved = callback.last_model_path
+
+
+def forget_cut_off_validation(trainer: pl.Trainer) -> None:
+    """Let Lightning's counters of validation batches agree again, when a cut-off validation begins anew."""
+    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    total.ready = total.started = total.processed = total.completed
+
+
+__all__ = [
+    "add_unfinished_business",
+    "forget_cut_off_validation",
+    "images_per_step",
+    "log_unfinished_business",
+    "remember_last_checkpoint",
+    "require_same_model",
+    "require_same_stream",
+]

@@ -1,0 +1,224 @@
+"""Mixed precision, clipping under a gradient scaler, values that are not finite, and averaged weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from commandline import SMALL, pixelgan, refused
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.plugins import MixedPrecision
+from torch import Tensor, nn
+
+from pixelgan_lightning import PixelGAN
+from pixelgan_lightning.callbacks import SampleGrid
+from pixelgan_lightning.datamodules import DigitsDataModule
+from pixelgan_lightning.decoders import GatedPixelCNN
+from pixelgan_lightning.discriminators import MLPDiscriminator
+from pixelgan_lightning.encoders import ConvEncoder
+from pixelgan_lightning.errors import NonFiniteError
+from pixelgan_lightning.model import PHASES
+from pixelgan_lightning.normalization import BatchNorm, running_statistics
+from pixelgan_lightning.optimization import PhaseOptimizer
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+
+
+def small(**arguments: Any) -> PixelGAN:
+    torch.manual_seed(0)
+    parts = {
+        "encoder": ConvEncoder([4], 6),
+        "decoder": GatedPixelCNN(4, layers=1),
+        "discriminator": MLPDiscriminator([8]),
+    }
+    return PixelGAN((1, 8, 8), 10, **{**parts, **arguments})
+
+
+def digits(**arguments: Any) -> DigitsDataModule:
+    labels = {"num_labelled": 20, "labelled_batch_size": 10}
+    return DigitsDataModule(**{"batch_size": 16, "binarization": "threshold", **labels, **arguments})
+
+
+def fit(model: PixelGAN, folder: Path, **arguments: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    defaults = {"max_steps": 3, "enable_checkpointing": False, "default_root_dir": folder, "accelerator": "cpu"}
+    trainer = pl.Trainer(**{**quiet, **defaults, **arguments})
+    trainer.fit(model, digits())
+    return trainer
+
+
+# --------------------------------------------------------------------------------------------------------- precision
+
+
+def test_bf16_keeps_the_losses_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, torch.dtype] = {}
+    features: list[torch.dtype] = []
+    monkeypatch.setattr(PixelGAN, "_log_train", lambda self, name, value, *_: seen.update({name: value.dtype}))
+    model = small()
+    model.decoder.register_forward_hook(lambda module, args, output: features.append(output.dtype))
+    fit(model, tmp_path, precision="bf16-mixed")
+    assert set(features) == {torch.bfloat16}
+    assert set(seen) == {*PHASES, "discriminator_real", "discriminator_fake"} - {"agreement"}
+    assert set(seen.values()) == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_bf16_likelihoods_are_float32_sums_of_what_the_decoder_says() -> None:
+    model = small().eval()
+    x = torch.rand(8, 1, 8, 8).round()
+    z = model.prior.sample(8, torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = model.decoder(x, z)
+        log_prob = model.reconstruct(x, z)
+    assert logits.dtype == torch.bfloat16
+    exact = -nn.functional.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none")
+    torch.testing.assert_close(log_prob.double(), exact.flatten(1).sum(1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+def test_half_precision_on_a_cpu_is_refused(
+    precision: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--trainer.accelerator", "cpu", "--trainer.precision", precision]
+    line = refused(capsys, "fit", "--config", SMALL, *arguments)
+    assert line == f"precision={precision} on a CPU is not usable: allowed are bf16-mixed, 32 and 64"
+    assert list(tmp_path.iterdir()) == []
+
+
+class Watch(pl.Callback):
+    """The norms of what each optimizer steps with."""
+
+    def __init__(self) -> None:
+        self.norms: dict[str, list[float]] = {phase: [] for phase in PHASES}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for phase, optimizer in zip(PHASES, trainer.optimizers, strict=True):
+
+            def look(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any, phase: str = phase) -> None:
+                gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                self.norms[phase].append(torch.nn.utils.get_total_norm(gradients).item())
+
+            optimizer.register_step_pre_hook(look)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_scaled_gradients_are_unscaled_before_they_are_clipped(accumulate: int, tmp_path: Path) -> None:
+    """The scaler of a GPU's 16-mixed, here around bfloat16 on a CPU: the order of operations is the same."""
+    clip = PhaseOptimizer(clip_norm=0.05)
+    phases = dict.fromkeys(("reconstruction", "discriminating", "generating", "classification"), clip)
+    ends = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)):
+        plugin = MixedPrecision("bf16-mixed", "cpu")
+        plugin.scaler = scaler
+        watch = Watch()
+        model = small(accumulate_batches=accumulate, **phases)
+        fit(model, tmp_path, max_steps=4, plugins=[plugin], callbacks=[watch])
+        for phase in set(PHASES) - {"agreement"}:
+            assert len(watch.norms[phase]) == 4 // accumulate
+            assert max(watch.norms[phase]) <= 0.05 * (1 + 1e-5)
+        assert max(watch.norms["reconstruction"]) == pytest.approx(0.05, rel=1e-4)
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------------- not finite
+
+
+@pytest.mark.parametrize(
+    ("phase", "parameter"),
+    [
+        ("reconstruction", lambda model: model.decoder.head.params.bias),
+        ("discriminator", lambda model: next(model.discriminator.parameters())),
+        ("classification", lambda model: next(model.posterior.parameters())),
+    ],
+)
+def test_a_gradient_that_is_not_finite_stops_before_it_is_used(phase: str, parameter: Any, tmp_path: Path) -> None:
+    model = small(label_warmup_steps=9 if phase == "classification" else 0)
+    victim = parameter(model)
+
+    def spoil(gradient: Tensor) -> Tensor:
+        return gradient * math.nan if model.global_step == 2 else gradient
+
+    victim.register_hook(spoil)
+    saving = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, save_last=True)
+    message = rf"the norm of the gradient of the {phase} phase is nan at step 2 \(batch 2 of epoch 0\)"
+    with pytest.raises(NonFiniteError, match=message):
+        fit(model, tmp_path, max_steps=5, callbacks=[saving], enable_checkpointing=True)
+    good = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert good["global_step"] == 2
+    assert all(value.isfinite().all() for value in good["state_dict"].values())
+    assert victim.isfinite().all()
+
+
+def test_a_loss_that_is_not_finite_ends_the_command_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(PixelGAN, "reconstruct", lambda self, x, z: self.encoder(x).sum(1) * math.inf)
+    with pytest.raises(SystemExit) as exit_:
+        pixelgan("fit", "--config", SMALL, "--run_dir", "run")
+    assert exit_.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the loss of the reconstruction phase is ")
+    assert "at step 0 (batch 0 of epoch 0)" in last
+
+
+# --------------------------------------------------------------------------------------------------- averaged weights
+
+
+def vector(module: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+
+def test_averaged_weights_equal_the_closed_form_and_are_what_is_measured_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Tensor] = []
+    used: dict[str, Tensor] = {}
+
+    class Record(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+            trained.append(vector(pl_module))
+
+    def note(name: str) -> None:
+        original = getattr(PixelGAN, name)
+
+        def replaced(self: PixelGAN, *args: Any, **kwargs: Any) -> Any:
+            used[name] = vector(self)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(PixelGAN, name, replaced)
+
+    note("validation_step")
+    note("sample")
+    saving = ModelCheckpoint(tmp_path, save_last=True)
+    callbacks = [SampleGrid(columns=1, max_rows=1, reconstructions=0), Record(), EMAWeightAveraging(decay=0.9), saving]
+    limits = {"max_steps": -1, "max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 1}
+    model = small()
+    fit(model, tmp_path, callbacks=callbacks, enable_checkpointing=True, **limits)
+
+    # The first average is the first step's weights; then a_t = 0.9 a_{t-1} + 0.1 w_t.
+    powers = [0.9**3, 0.1 * 0.9**2, 0.1 * 0.9, 0.1]
+    average = sum(p * w.double() for p, w in zip(powers, trained, strict=True))
+    for name, weights in {**used, "the end": vector(model)}.items():
+        torch.testing.assert_close(weights.double(), average, rtol=1e-5, atol=1e-7, msg=name)
+    assert set(used) == {"validation_step", "sample"}
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    names = [name for name, _ in model.named_parameters()]
+    for key, expected in (("state_dict", average), ("current_model_state", trained[-1].double())):
+        stored = torch.cat([content[key][name].flatten() for name in names])
+        torch.testing.assert_close(stored.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_running_statistics_nest() -> None:
+    layer = BatchNorm(2)
+    with running_statistics(layer):
+        with running_statistics(layer, layer):
+            assert layer.tracking
+        assert layer.tracking
+    assert not layer.tracking
