@@ -3,10 +3,22 @@
 The vertical stack of a row depends on the rows above only: it is computed once per row. The horizontal stack of a
 pixel depends on its left neighbours' features, which were computed when they were drawn: only one new column is
 computed per pixel. All features of earlier rows and columns are kept.
+
+A pixel takes so little arithmetic that calling an operation costs more than what it computes. So everything is a
+matrix product into memory that was set aside before, four operations for a layer:
+
+- ``tanh(f) = 2 sigmoid(2 f) - 1``, so one sigmoid serves both halves of a gate (with the weights of f doubled), and
+  ``W (tanh(f) sigmoid(g)) = [2 W, -W] [sigmoid(2f) sigmoid(g), sigmoid(g)]`` leaves the rest to the next product;
+- the horizontal features are kept without the biases of the residual convolutions, which are constants: ``h - offset``;
+- what the operations read and write are views that were made before the loop.
+
+Small operations get slower with two threads. Images are spread over threads instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,10 +30,13 @@ if TYPE_CHECKING:
     from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer, GatedPixelCNN
 
 
+@torch.no_grad()
 def sample_incrementally(
     decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
 ) -> Tensor:
     """The same images as :func:`~pixelgan_lightning.decoders.base.sample_by_full_passes`, one pixel at a time.
+
+    Nothing in it waits for the device. On a CPU, images are spread over ``torch.get_num_threads()`` threads.
 
     Args:
         decoder: a built decoder.
@@ -30,102 +45,210 @@ def sample_incrementally(
         temperature: divides the logits.
         known: pixels that are given.
     """
-    colours, height, width = decoder.image_shape
-    batch = len(z)
-    reach = decoder.first_kernel // 2
-    x = z.new_zeros(batch, colours, height, width)
-    # The image in [-1, 1] with the zeros that the convolutions pad, so that every window is a plain slice.
-    padded = z.new_zeros(batch, colours, reach + height, reach + width + reach)
     code = decoder.code_map(z)
-    layers = [_LayerState(layer, code, batch, height, width) for layer in decoder.gated_layers()]
-    first_weight = decoder.first_horizontal.weight.flatten(1).t().contiguous()  # [(colour, column), C]
-    head = _HeadState(decoder)
-    no_bias = code.new_zeros(1, decoder.channels, 1, 1)
-    first_bias_v, first_bias_h = (b if isinstance(b, Tensor) else no_bias for b in decoder.first_biases(code))
-    given = known.mask.tolist() if known is not None else None
+    given = None if known is None else known.mask.tolist()
+    images = None if known is None else known.image.to(z)
 
-    for row in range(height):
-        v = decoder.first_vertical(padded[:, :, row : row + reach, :]) + _row(first_bias_v, row)  # [B, C, 1, W]
-        left = decoder.first_link(v) + _bias(decoder.first_horizontal).view(1, -1, 1, 1) + _row(first_bias_h, row)
-        left = left.squeeze(2).permute(2, 0, 1).contiguous()  # [W, B, C]
-        for layer in layers:
-            v = layer.start_row(v, row)
-        for column in range(width):
-            window = padded[:, :, reach + row, column : column + reach].reshape(batch, -1)
-            h = torch.addmm(left[column], window, first_weight)
-            for layer in layers:
-                h = layer.step(h, column)
-            if known is not None and given is not None and given[row][column]:
-                values = known.image[:, :, row, column].to(x)
-            else:
-                values = head.sample(h, uniforms[:, row, column], temperature)  # [B, colours]
-            x[:, :, row, column] = values
-            padded[:, :, reach + row, reach + column] = 2 * values - 1
-    return x
+    def draw(part: slice) -> Tensor:
+        sampler = _Sampler(decoder, code[part], temperature)
+        return sampler.draw(uniforms[part], given, None if images is None else images[part])
+
+    return torch.cat(over_threads(draw, len(z))) if z.device.type == "cpu" else draw(slice(None))
+
+
+def over_threads(work: Callable[[slice], Tensor], n: int) -> list[Tensor]:
+    """``work`` on slices of ``range(n)``, one for each of ``torch.get_num_threads()`` threads, each a single thread."""
+    threads = max(1, min(torch.get_num_threads(), n))
+    bounds = [i * n // threads for i in range(threads + 1)]
+    slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    if threads == 1:
+        return [work(slices[0])]
+
+    def alone(part: slice) -> Tensor:
+        # The setting is that of the calling thread, except that threads to come start with the last one set.
+        torch.set_num_threads(1)
+        try:
+            with torch.no_grad():
+                return work(part)
+        finally:
+            torch.set_num_threads(threads)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(alone, slices))
+
+
+class _Sampler:
+    """The state of the loop over pixels, for one set of codes."""
+
+    def __init__(self, decoder: GatedPixelCNN, code: Tensor, temperature: float) -> None:
+        self.decoder, self.temperature = decoder, temperature
+        colours, _, width = decoder.image_shape
+        batch, channels = len(code), decoder.channels
+        reach = decoder.first_kernel // 2
+        # The image in [-1, 1] with the zeros that the convolutions pad; `line` is its current row.
+        height = decoder.image_shape[1]
+        self.above = code.new_zeros(batch, colours, reach + height, reach + width + reach)
+        self.line = code.new_zeros(batch, reach + width, colours)
+        self.windows = [self.line[:, c : c + reach].flatten(1) for c in range(width)]
+        self.first_weight = decoder.first_horizontal.weight.squeeze(2).permute(2, 1, 0).flatten(0, 1).contiguous()
+        no_bias = code.new_zeros(1, channels, 1, 1)
+        self.bias_v, self.bias_h = (b if isinstance(b, Tensor) else no_bias for b in decoder.first_biases(code))
+
+        self.layers = []
+        offset = code.new_zeros(channels)
+        for layer in decoder.gated_layers():
+            self.layers.append(_LayerState(layer, code, batch, width, decoder.image_shape[1], offset))
+            offset = offset + _bias(layer.out)
+        self.features = code.new_zeros(batch, channels)  # of the horizontal stack, above all layers
+        self.head = _Head(decoder, offset)
+        # Where the features that go into each layer are written, column by column; at last those for the head.
+        self.slots = [*(layer.slots for layer in self.layers), [self.features] * width]
+
+    def draw(self, uniforms: Tensor, given: list[list[bool]] | None, images: Tensor | None) -> Tensor:
+        colours, height, width = self.decoder.image_shape
+        batch = len(uniforms)
+        reach = self.decoder.first_kernel // 2
+        x = uniforms.new_zeros(height, width, batch, colours, dtype=self.line.dtype)
+        draws = uniforms.permute(1, 2, 0, 3).contiguous()
+        scaled = [self.line[:, reach + c] for c in range(width)]  # where a pixel's values in [-1, 1] go
+        minus_one = -torch.ones_like(scaled[0])
+        for row in range(height):
+            start = self.start_row(row)
+            row_x, row_draws = x[row].unbind(), draws[row].unbind()
+            for column in range(width):
+                if given is not None and images is not None and given[row][column]:
+                    row_x[column].copy_(images[:, :, row, column])
+                    # What this pixel's features are matters to the pixels on its right.
+                    self.step(start, column)
+                else:
+                    row_x[column].copy_(self.head.sample(self.step(start, column), row_draws[column], self.temperature))
+                torch.add(minus_one, row_x[column], alpha=2, out=scaled[column])
+            self.above[:, :, reach + row, reach : reach + width] = self.line[:, reach:].transpose(1, 2)
+        return x.permute(2, 3, 0, 1).contiguous()
+
+    def start_row(self, row: int) -> tuple[Tensor, ...]:
+        """The vertical stacks of a row; returns what they add to each column of the input layer, ``[B, C]`` each."""
+        decoder = self.decoder
+        reach, width = decoder.first_kernel // 2, decoder.image_shape[2]
+        v = decoder.first_vertical(self.above[:, :, row : row + reach]) + _row(self.bias_v, row)  # [B, C, 1, W]
+        start = decoder.first_link(v) + _bias(decoder.first_horizontal).view(1, -1, 1, 1) + _row(self.bias_h, row)
+        rows = v.squeeze(2).transpose(1, 2).contiguous()  # [B, W, C]
+        for layer in self.layers:
+            rows = layer.start_row(rows, row)
+        return start.squeeze(2).permute(2, 0, 1).contiguous().expand(width, -1, -1).unbind()
+
+    def step(self, start: tuple[Tensor, ...], column: int) -> Tensor:
+        """The horizontal stacks of one pixel; returns their features ``[B, C]`` without the biases."""
+        h = self.slots[0][column]
+        torch.addmm(start[column], self.windows[column], self.first_weight, out=h)
+        for layer, slots in zip(self.layers, self.slots[1:], strict=True):
+            gates = layer.gates
+            torch.addmm(layer.starts[column], layer.windows[column], layer.weight, out=gates)
+            gates.sigmoid_()
+            torch.mul(layer.f, layer.g, out=layer.f)
+            h = torch.addmm(h, gates, layer.out_weight, out=slots[column])
+        return h
 
 
 class _LayerState:
     """What one gated layer remembers: its vertical inputs of all rows, its horizontal inputs of this row."""
 
-    def __init__(self, layer: GatedLayer, code: Tensor, batch: int, height: int, width: int) -> None:
-        self.layer = layer
-        self.pad = layer.reach * layer.dilation
-        channels = layer.out.in_channels
-        self.bias_v, self.bias_h = layer.biases(code)  # [B, 2C, H or 1, W or 1]
-        self.rows = code.new_zeros(batch, channels, self.pad + height, self.pad + width + self.pad)
-        self.columns = code.new_zeros(batch, self.pad + width, channels)
-        # Weights as matrices that a window [B, (column, channel)] is multiplied with.
-        self.weight = layer.horizontal.weight.squeeze(2).permute(2, 1, 0).flatten(0, 1).contiguous()
-        self.out_weight = layer.out.weight.flatten(1).t().contiguous()
+    def __init__(self, layer: GatedLayer, code: Tensor, batch: int, width: int, height: int, offset: Tensor) -> None:
+        channels, reach, dilation = layer.out.in_channels, layer.reach, layer.dilation
+        self.dilation, self.pad = dilation, reach * dilation
+        bias_v, bias_h = layer.biases(code)  # [B, 2C, H or 1, W or 1]
+        weight = _doubled(layer.horizontal.weight.squeeze(2).permute(2, 1, 0))  # [tap, C, 2C]
+        constant = _doubled(_bias(layer.horizontal)) + (offset @ weight).sum(0)
+        self.bias_v = _channels_last(bias_v + _bias(layer.vertical).view(1, -1, 1, 1))
+        self.bias_h = _doubled(_channels_last(bias_h)) + constant
+
+        # Vertical: the padded input, and the windows of a row as a matrix.
+        self.rows = code.new_zeros(batch, self.pad + height, self.pad + width + self.pad, channels)
+        self.patches = code.new_empty(batch, width, reach + 1, 2 * reach + 1, channels)
+        self.vertical_weight = layer.vertical.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
+        self.link_weight = _doubled(layer.link.weight.flatten(1).t())
+        self.starts_memory = code.new_empty(batch, width, 2 * channels)
+        self.starts = self.starts_memory.unbind(1)
+
+        # Horizontal: columns that a window reads together lie side by side, whatever the dilation. The padding stands
+        # for features of zero, of which the offset is subtracted like from all others.
+        per_class = -(-width // dilation) + reach
+        columns = (-offset).expand(batch, dilation, per_class, channels).contiguous()
+        places = [divmod(c, dilation) for c in range(width)]
+        self.slots = [columns[:, d, reach + i] for i, d in places]
+        self.windows = [columns[:, d, i : i + reach + 1].flatten(1) for i, d in places]
+        self.weight = weight.flatten(0, 1).contiguous()
+        self.gates = code.new_empty(batch, 2 * channels)
+        self.f, self.g = self.gates.chunk(2, 1)
+        out = layer.out.weight.flatten(1).t()
+        self.out_weight = torch.cat([2 * out, -out])
 
     def start_row(self, v: Tensor, row: int) -> Tensor:
-        """Vertical stack of a whole row ``[B, C, 1, W]``; also what the horizontal stack of that row starts from."""
-        layer, pad = self.layer, self.pad
-        self.rows[:, :, pad + row, pad : pad + v.shape[3]] = v[:, :, 0]
-        v = layer.vertical(self.rows[:, :, row : row + pad + 1]) + _row(self.bias_v, row)
-        f, g = v.chunk(2, dim=1)
+        """The vertical stack of a row, ``[B, W, C]`` to the same; sets what the horizontal one of it starts from."""
+        batch, width, channels = v.shape
+        self.rows[:, self.pad + row, self.pad : self.pad + width] = v
+        window = self.rows[:, row : row + self.pad + 1 : self.dilation].unfold(2, 2 * self.pad + 1, 1)
+        self.patches.copy_(window[..., :: self.dilation].permute(0, 2, 1, 4, 3))
+        f, g = torch.mm(self.patches.view(batch * width, -1), self.vertical_weight).view(batch, width, -1).add_(
+            _row_last(self.bias_v, row)
+        ).chunk(2, 2)
         v = f.tanh() * g.sigmoid()
-        start = layer.link(v) + _row(self.bias_h, row) + _bias(layer.horizontal).view(1, -1, 1, 1)
-        self.start = start.squeeze(2).permute(2, 0, 1).contiguous()  # [W, B, 2C]
+        torch.matmul(v, self.link_weight, out=self.starts_memory).add_(_row_last(self.bias_h, row))
         return v
 
-    def step(self, h: Tensor, column: int) -> Tensor:
-        """Horizontal stack of one pixel, ``[B, C]`` to ``[B, C]``."""
-        self.columns[:, self.pad + column] = h
-        window = self.columns[:, column : column + self.pad + 1 : self.layer.dilation].reshape(len(h), -1)
-        f, g = torch.addmm(self.start[column], window, self.weight).chunk(2, dim=1)
-        return torch.addmm(_bias(self.layer.out), f.tanh() * g.sigmoid(), self.out_weight) + h
 
+class _Head:
+    """The head's weights as matrices, one set per channel group, for features without their ``offset``."""
 
-class _HeadState:
-    """The head's weights as matrices, one set per channel group."""
-
-    def __init__(self, decoder: GatedPixelCNN) -> None:
+    def __init__(self, decoder: GatedPixelCNN, offset: Tensor) -> None:
         head = decoder.head
         self.likelihood, self.groups = decoder.likelihood, head.groups
-        self.hidden = _matrices(head.hidden, head.groups)
-        self.params = _matrices(head.params, head.groups)
+        self.least = -offset  # relu(h) = max(h - offset, -offset) + offset
+        self.hidden = [
+            (weight.t().contiguous(), bias + weight @ offset) for weight, bias in _matrices(head.hidden, head.groups)
+        ]
+        self.params = [(weight.t().contiguous(), bias) for weight, bias in _matrices(head.params, head.groups)]
         self.colours = (head.colour_weight * head.mask).flatten(1).chunk(head.groups) if head.groups > 1 else ()
 
     def sample(self, h: Tensor, u: Tensor, temperature: float) -> Tensor:
         """The values ``[B, C]`` of one pixel from its features ``[B, F]`` and draws ``[B, U]``."""
-        h = h.relu()
-        if self.likelihood.channels_jointly:
-            params = F.linear(F.linear(h, *self.hidden[0]).relu(), *self.params[0])
-            return self.likelihood.sample(params, u, temperature)
+        h = torch.maximum(h, self.least)
+        if self.groups == 1:
+            return self.likelihood.sample(self._group(h, 0), u, temperature)
         values = h.new_zeros(len(h), self.groups)
         for c in range(self.groups):
-            hidden = F.linear(h, *self.hidden[c])
-            if c > 0:
-                hidden = hidden + F.linear(2 * values - 1, self.colours[c])
-            params = F.linear(hidden.relu(), *self.params[c])
+            params = self._group(h, c, values if c > 0 else None)
             values[:, c : c + 1] = self.likelihood.sample(params, u[:, c : c + 1], temperature)
         return values
 
+    def _group(self, h: Tensor, c: int, values: Tensor | None = None) -> Tensor:
+        weight, bias = self.hidden[c]
+        hidden = torch.addmm(bias, h, weight)
+        if values is not None:
+            hidden += F.linear(2 * values - 1, self.colours[c])
+        weight, bias = self.params[c]
+        return torch.addmm(bias, hidden.relu_(), weight)
+
+
+def _doubled(weight: Tensor) -> Tensor:
+    """The first half of the last dimension, which belongs to the tanh, times two."""
+    f, g = weight.chunk(2, -1)
+    return torch.cat([2 * f, g], -1)
+
+
+def _channels_last(bias: Tensor) -> Tensor:
+    """``[B, C, H, W]`` to ``[B, H, W, C]``."""
+    return bias.permute(0, 2, 3, 1).contiguous()
+
 
 def _row(bias: Tensor, row: int) -> Tensor:
-    """The row of a conditioning bias that differs from row to row, or the only one."""
+    """The row of a conditioning bias ``[B, C, H or 1, W or 1]`` that differs from row to row, or the only one."""
     return bias[:, :, row : row + 1] if bias.shape[2] > 1 else bias
+
+
+def _row_last(bias: Tensor, row: int) -> Tensor:
+    """The same of ``[B, H or 1, W or 1, C]``: ``[B, W or 1, C]``."""
+    return bias[:, row if bias.shape[1] > 1 else 0]
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
