@@ -744,7 +744,7 @@ class PixelGAN(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for derived in ("latent_dim", "img_dim"):
-            checkpoint["hyper_parameters"].pop(derived)
+            checkpoint.get("hyper_parameters", {}).pop(derived, None)
         about: dict[str, Any] = {"version": __version__, "split_hash": None}
         trainer = self._trainer
         if trainer is not None:
