@@ -757,7 +757,7 @@ class PixelGAN(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         described = checkpoint.get("hyper_parameters", {})
         require_same_model(self.state_dict(), checkpoint["state_dict"], self.hparams, described)
-        self._trained_steps = int(checkpoint["global_step"])
+        self._trained_steps = int(checkpoint.get("global_step", 0))
         self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
         if self._trainer is not None:
             require_same_stream(self._trainer, self._resumed)
