@@ -75,9 +75,7 @@ def test_a_test_folder_numbers_its_classes_as_the_training_folder(tmp_path: Path
     module = ImageTensorDataModule(train, test_path=test)
     assert module.load_split("test")[1].unique().tolist() == [7, 8, 9]
     (tmp_path / "test" / "letter").mkdir()
-    with pytest.raises(
-        ConfigurationError, match=r"test_path=.* it has class 'letter': allowed .* digit 0"
-    ):
+    with pytest.raises(ConfigurationError, match=r"test_path=.* it has class 'letter': allowed .* digit 0"):
         module.setup("test")
 
 
