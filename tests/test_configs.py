@@ -11,7 +11,7 @@ import pytest
 import wandb
 import yaml
 from commandline import CONFIGS, load_step, pixelgan, pixelgan_process
-from realformats import write_mnist
+from realformats import write_mnist, write_norb, write_svhn
 
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
 SIZES = sorted(CONFIGS.glob("small/*.yaml"))
@@ -40,10 +40,16 @@ FEW_IMAGES = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """For every data module small files in its format: the arguments that make it use them."""
     folder = tmp_path_factory.mktemp("data")
-    write_mnist(folder, train=400, test=60)
+    for name in ("MNIST", "FashionMNIST"):
+        write_mnist(folder, train=400, test=60, name=name)
+    write_svhn(folder, train=1600, test=60)  # with 100 labels of every class
+    write_norb(folder, pairs=1300)  # with 200 labels of every class, also without a fifth for validation
     return {
         "DigitsDataModule": {},
         "MNISTDataModule": {"data_dir": str(folder), "num_val": 100, "download": False},
+        "FashionMNISTDataModule": {"data_dir": str(folder), "num_val": 100, "download": False},
+        "SVHNDataModule": {"data_dir": str(folder), "num_val": 100, "side": 8, "download": False},
+        "NORBDataModule": {"data_dir": str(folder), "side": 8, "download": False},
     }
 
 

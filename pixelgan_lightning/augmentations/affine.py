@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,9 +11,11 @@ from torch import Tensor
 from pixelgan_lightning.augmentations.base import Augmentation
 from pixelgan_lightning.errors import ConfigurationError
 
+Outside = Literal["zeros", "border"]
+
 
 class RandomAffine(Augmentation):
-    """Rotation, scale, shear and translation of each image, each uniform in a symmetric range, bilinear, zero outside.
+    """Rotation, scale, shear and translation of each image, each uniform in a symmetric range, bilinear.
 
     The defaults suit digits: they change slant, width and place, and turn no digit into another.
 
@@ -20,18 +24,29 @@ class RandomAffine(Augmentation):
         scale: height and width are each multiplied by ``exp(u)``, ``|u| <= scale``.
         shear: horizontal shift per vertical unit, up to this factor either way.
         translate: shift up to this share of the image's side, horizontally and vertically.
+        outside: what comes into sight beyond the image: ``"zeros"`` (black) or ``"border"``, its nearest pixel.
 
     Raises:
-        ConfigurationError: a negative range.
+        ConfigurationError: a negative range, or an unknown ``outside``.
     """
 
     num_draws = 6
 
-    def __init__(self, degrees: float = 17.0, scale: float = 0.2, shear: float = 0.35, translate: float = 0.09) -> None:
+    def __init__(
+        self,
+        degrees: float = 17.0,
+        scale: float = 0.2,
+        shear: float = 0.35,
+        translate: float = 0.09,
+        outside: Outside = "zeros",
+    ) -> None:
         super().__init__()
         for name, value in {"degrees": degrees, "scale": scale, "shear": shear, "translate": translate}.items():
             if not value >= 0:
                 raise ConfigurationError(f"{name}={value} is not usable: allowed are values >= 0")
+        if outside not in get_args(Outside):
+            raise ConfigurationError(f"outside={outside!r} is unknown: allowed are {', '.join(get_args(Outside))}")
+        self.outside = outside
         radians = degrees * torch.pi / 180
         # affine_grid's coordinates run from -1 to 1: a side has length 2.
         self.ranges = (radians, scale, scale, shear, 2 * translate, 2 * translate)
@@ -45,4 +60,4 @@ class RandomAffine(Augmentation):
             torch.stack([sin * sx, shear * sin * sx + cos * sy, ty], 1),
         ]
         grid = F.affine_grid(torch.stack(rows, 1).to(x), list(x.shape), align_corners=False)
-        return F.grid_sample(x, grid, align_corners=False)
+        return F.grid_sample(x, grid, padding_mode=self.outside, align_corners=False)
