@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.priors import Prior
 
 SPLITS = ("val", "test")
 
@@ -38,6 +39,15 @@ def exact_device(pl_module: pl.LightningModule) -> torch.device:
     """The module's device, or the CPU where that has no float64 (Apple's), in which metrics are summed."""
     device = pl_module.device
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def has_density(prior: Prior) -> bool:
+    """Whether a prior knows its ``log_prob``, which is optional."""
+    try:
+        prior.log_prob(torch.zeros(1, prior.code_dim))
+    except NotImplementedError:
+        return False
+    return True
 
 
 def is_due(trainer: pl.Trainer, every_n_epochs: int) -> bool:

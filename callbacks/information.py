@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from pixelgan_lightning.callbacks.arguments import exact_device, require_at_least, require_splits
+from pixelgan_lightning.callbacks.arguments import exact_device, has_density, require_at_least, require_splits
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.information import (
     aggregate_rows,
@@ -170,7 +170,7 @@ class InformationDecomposition(pl.Callback):
     def _start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         device = exact_device(pl_module)
         self._factors = _factors(pl_module)
-        self._codes = _Rows(sum(factor.width for factor in self._factors)).to(device)
+        self._codes = Rows(sum(factor.width for factor in self._factors)).to(device)
         self._means = {name: MeanWithError().to(device) for name in ("log_prob", "distortion", "rate", "gap")}
         self._left = math.inf
         if self.max_images is not None:
@@ -199,7 +199,7 @@ class InformationDecomposition(pl.Callback):
                 self._means["rate"].update((q * (log_q - log_prior)).nan_to_num(0.0).sum(1))
                 self._means["gap"].update((q * (log_q - log_joint.log_softmax(1))).nan_to_num(0.0).sum(1))
         elif self._single("gaussian"):
-            if _log_prior(pl_module.prior, described[0].chunk(2, 1)[0]) is not None:
+            if has_density(pl_module.prior):
                 log_prob = pl_module.importance_log_prob(x, self.num_samples, seed, self.widen)
                 self._means["log_prob"].update(log_prob)
             mean, log_scale = described[0].chunk(2, 1)
@@ -282,11 +282,12 @@ class InformationDecomposition(pl.Callback):
     def _of_decoder(self, pl_module: Any) -> list[Quantity]:
         if self.max_images == 0:
             return []
-        means = {name: metric.compute() for name, metric in self._means.items()}
-        images = f"{means['log_prob'].number} images"
         if pl_module.prior.enumerate() is not None:
-            table = [_mean("log_prob", "exact", means["log_prob"], f"{images}, all codes")]
+            log_prob = self._means["log_prob"].compute()
+            images = f"{log_prob.number} images"
+            table = [_mean("log_prob", "exact", log_prob, f"{images}, all codes")]
             if self._single("categorical"):
+                means = {name: self._means[name].compute() for name in ("distortion", "rate", "gap")}
                 table += [
                     _mean("distortion", "exact", means["distortion"], f"{images}, sum over all categories"),
                     _mean("decoder_rate", "exact", means["rate"], f"the rate of these {images}"),
@@ -294,13 +295,15 @@ class InformationDecomposition(pl.Callback):
                 ]
             return table
         if self._single("gaussian"):
-            if means["log_prob"].number:
+            distortion = self._means["distortion"].compute()
+            images = f"{distortion.number} images"
+            if has_density(pl_module.prior):
                 note = f"{images}, {self.num_samples} importance samples each, posterior widened {self.widen:g} times"
-                log_prob = _mean("log_prob", "lower bound", means["log_prob"], note, "_lower")
+                log_prob = self._means["log_prob"].compute()
+                first = _mean("log_prob", "lower bound", log_prob, note, "_lower")
             else:
-                log_prob = Quantity("log_prob", "undefined", {}, f"{type(pl_module.prior).__name__} has no density")
-            images = f"{means['distortion'].number} images, one code each"
-            return [log_prob, _mean("distortion", "estimate", means["distortion"], images)]
+                first = Quantity("log_prob", "undefined", {}, f"{type(pl_module.prior).__name__} has no density")
+            return [first, _mean("distortion", "estimate", distortion, f"{images}, one code each")]
         note = "no finite sum, and importance sampling needs a GaussianPosterior"
         return [Quantity("log_prob", "not computed", {}, note)]
 
@@ -387,10 +390,7 @@ def _nothing(features: Tensor) -> Tensor:
 
 
 def _log_prior(prior: Prior, z: Tensor) -> Tensor | None:
-    try:
-        return prior.log_prob(z)
-    except NotImplementedError:
-        return None
+    return prior.log_prob(z) if has_density(prior) else None
 
 
 def _ends(bracket: tuple[float, float]) -> dict[str, float]:
@@ -401,7 +401,7 @@ def _mean(name: str, kind: str, mean: MeanEstimate, note: str, suffix: str = "")
     return Quantity(name, kind, {suffix: mean.mean, "_stderr": mean.standard_error}, note)
 
 
-class _Rows(Metric):
+class Rows(Metric):
     """All rows of a split, in the order of their images' indices: the same for any batches and processes."""
 
     full_state_update = False

@@ -10,12 +10,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from pixelgan_lightning.callbacks.arguments import exact_device, require_at_least, require_splits
+from pixelgan_lightning.callbacks.arguments import exact_device, has_density, require_at_least, require_splits
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.metrics import ClusterAssignment, MeanWithError, mapped_accuracy
 from pixelgan_lightning.posteriors import GaussianPosterior
-from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.random import keyed_generator
 
 
@@ -67,7 +66,7 @@ class MarginalLikelihood(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         prior = pl_module.prior
         self._exact = prior.enumerate() is not None
-        if not self._exact and not (isinstance(pl_module.posterior, GaussianPosterior) and _has_density(prior)):
+        if not self._exact and not (isinstance(pl_module.posterior, GaussianPosterior) and has_density(prior)):
             raise ConfigurationError(
                 f"MarginalLikelihood with prior={type(prior).__name__} is not usable: allowed are priors with finitely "
                 "many codes, for example Categorical, and those with a density together with a GaussianPosterior"
@@ -172,11 +171,3 @@ class MarginalLikelihood(pl.Callback):
         if mapping.hungarian is not None and getattr(getattr(trainer, "datamodule", None), "num_labelled", None):
             values["bayes_accuracy"] = mapped_accuracy(counts, torch.arange(len(counts)))
         pl_module.log_dict({f"test/{name}": value for name, value in values.items()}, sync_dist=True)
-
-
-def _has_density(prior: Prior) -> bool:
-    try:
-        prior.log_prob(torch.zeros(1, prior.code_dim))
-    except NotImplementedError:
-        return False
-    return True

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from commandline import pixelgan, refused
@@ -15,6 +16,7 @@ from PIL import Image
 from tinymodel import tiny_model, write_checkpoint
 
 from pixelgan_lightning import commands, figures
+from pixelgan_lightning.callbacks import SampleGrid
 from pixelgan_lightning.code_rows import code_rows
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.datamodules.pixels import quantise
@@ -96,6 +98,36 @@ def test_a_draw_is_a_row(prior: Prior) -> None:
     assert numbers is None
     assert codes.shape == (5, 5, prior.code_dim)
     assert torch.equal(codes, codes[:, :1].expand_as(codes))
+
+
+@pytest.mark.parametrize(
+    ("prior", "shape"),
+    [
+        (GaussianMixture(5), (4, 3)),
+        (ProductPrior([Categorical(5), Gaussian(1)]), (4, 3)),
+        (Gaussian(3), (3, 3)),
+        (NoCode(), (3, 3)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_callback_draws_these_rows(prior: Prior, shape: tuple[int, int]) -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        limit_test_batches=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[SampleGrid(columns=3, max_rows=4, seed=7)],
+    )
+    model = tiny_model(prior)
+    trainer.test(model, DigitsDataModule(), verbose=False)
+    rows = None if shape[0] == 3 else range(4)
+    codes, numbers, categories = code_rows(prior, 3, keyed_generator(7, "sample grid"), rows)
+    assert codes.shape[:2] == shape
+    images = model.sample(codes.flatten(0, 1), seed=7).unflatten(0, shape)
+    labels = [f"k={k}" if categories else f"{k}" for k in numbers] if numbers else None
+    figures.image_rows(images, labels).savefig("wanted.png", dpi=128)
+    np.testing.assert_array_equal(*map(matplotlib.image.imread, ("images/test_samples-step0000000.png", "wanted.png")))
 
 
 # --------------------------------------------------------------------------------------------------------------- sample

@@ -13,11 +13,16 @@ import yaml
 from commandline import CONFIGS, load_step, pixelgan, pixelgan_process
 from realformats import write_mnist, write_norb, write_svhn
 
-EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+EXPERIMENTS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("baselines/*.yaml")])
 SIZES = sorted(CONFIGS.glob("small/*.yaml"))
 LOGGERS = sorted(CONFIGS.glob("logger/*.yaml"))
 TRAINERS = sorted(CONFIGS.glob("trainer/*.yaml"))
+SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
 DIGITS = CONFIGS / "digits_clustering.yaml"
+SMALL_DECODERS = {
+    "GatedPixelCNN": {"channels": 4, "layers": 2, "dilations": None},
+    "ConvDecoder": {"channels": [4, 4, 4]},
+}
 
 FEW_BATCHES = {
     "max_epochs": 1,
@@ -33,6 +38,7 @@ FEW_BATCHES = {
 FEW_IMAGES = {
     "SampleGrid": {"columns": 2, "max_rows": 2, "reconstructions": 2, "manifold_side": 2},
     "MarginalLikelihood": {"max_images": 4},
+    "InformationDecomposition": {"max_images": 4, "num_samples": 2},
 }
 
 
@@ -77,7 +83,7 @@ def small_overlay(paths: list[Path], data: dict[str, dict[str, Any]], folder: Pa
         "model": {
             "decoder": {
                 "class_path": config["model"]["decoder"]["class_path"],
-                "init_args": {"channels": 4, "layers": 2, "dilations": None},
+                "init_args": SMALL_DECODERS[config["model"]["decoder"]["class_path"]],
             },
             "compile_decoder": False,
         },
@@ -107,7 +113,40 @@ def check_fit_and_test(run: Path, *flags: str) -> None:
 
 
 def test_there_are_configurations() -> None:
-    assert all([EXPERIMENTS, SIZES, LOGGERS, TRAINERS])
+    assert all([EXPERIMENTS, SIZES, LOGGERS, TRAINERS, SWEEPS])
+
+
+def test_the_pair_differs_in_the_receptive_field_alone() -> None:
+    narrow, wide = (
+        yaml.safe_load((CONFIGS / f"mnist_gaussian_{name}.yaml").read_text()) for name in ("narrow", "wide")
+    )
+    reach = []
+    for config in (narrow, wide):
+        arguments = config["model"]["decoder"]["init_args"]
+        reach.append(arguments.pop("first_kernel") // 2 + sum(arguments.pop("dilations")))
+    assert reach == [3, 19]
+    assert narrow == wide
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweeps(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an agent would start is accepted, and the metric is one that the experiment logs."""
+    sweep = yaml.safe_load(path.read_text())
+    assert sweep["command"][0] == sweep["program"] == "pixelgan"
+    assert sweep["command"][-1] == "${args}"
+    values = {name: given.get("values", [given.get("min")])[0] for name, given in sweep["parameters"].items()}
+    fixed = [part.replace("configs/", f"{CONFIGS}/") for part in sweep["command"][1:-1]]
+    with pytest.raises(SystemExit) as exit_:
+        pixelgan(*fixed, *(f"--{name}={value}" for name, value in values.items()), "--print_config")
+    assert exit_.value.code in (0, None)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for name, value in values.items():
+        section = printed
+        for key in name.split("."):
+            section = section[key]
+        assert section == value
+    assert sweep["metric"]["name"] == "val/cluster_accuracy"
+    assert any(callback["class_path"].endswith("ClusterAccuracy") for callback in printed["trainer"]["callbacks"])
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS + SIZES, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix("")))
