@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pixelgan_lightning import figures
 from pixelgan_lightning.callbacks.arguments import exact_device, is_due, require_at_least
-from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.callbacks.figure_logging import log_figures, trained_steps
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.metrics import (
     ClusterAssignment,
@@ -180,4 +180,4 @@ class ClusterAccuracy(pl.Callback):
         counts = self._clusters.compute().counts  # on all processes, as it waits for them
         if trainer.is_global_zero:
             figure = figures.confusion_matrix(confusion(counts, mapping.best_example))
-            log_figures(trainer, {name: figure}, pl_module.global_step)
+            log_figures(trainer, {name: figure}, trained_steps(pl_module))

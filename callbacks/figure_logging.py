@@ -11,6 +11,11 @@ from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 
+def trained_steps(pl_module: pl.LightningModule) -> int:
+    """Batches that the weights were trained on, also where a test or validation has loaded them from a checkpoint."""
+    return pl_module.global_step or getattr(pl_module, "checkpoint_step", 0)
+
+
 def log_figures(trainer: pl.Trainer, figures: Mapping[str, Figure], step: int) -> list[Path]:
     """Write figures as PNG files and hand them to all loggers that can show them; does nothing but on rank zero.
 

@@ -13,7 +13,7 @@ from pixelgan_lightning import figures
 from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
 from pixelgan_lightning.callbacks.averaged_weights import averaged_weights
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
-from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.callbacks.figure_logging import log_figures, trained_steps
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.random import keyed_generator
 
@@ -115,7 +115,7 @@ class SampleGrid(pl.Callback):
             if self._inputs is not None and len(self._inputs):
                 outputs = self._decode(pl_module, pl_module.encode(self._inputs.to(pl_module.device)))
                 drawn["reconstructions"] = figures.reconstructions(self._inputs, outputs)
-        log_figures(trainer, {prefix + name: figure for name, figure in drawn.items()}, pl_module.global_step)
+        log_figures(trainer, {prefix + name: figure for name, figure in drawn.items()}, trained_steps(pl_module))
 
     def _samples(self, trainer: pl.Trainer, pl_module: Any) -> Figure:
         finite = pl_module.prior.enumerate()
