@@ -178,6 +178,7 @@ class PixelGANCLI(LightningCLI):
         """The model is what the checkpoint says it is; what the user says otherwise is named and not used."""
         _require_class_first(args)
         args = _with_packaged_configs(args)
+        _require_yaml(args)
         self._stored: dict[str, Any] = {}
         checkpoint = _option(args, "--ckpt_path")
         if checkpoint is None:
@@ -383,6 +384,29 @@ def _option(args: Sequence[str], *names: str) -> str | None:
         if name in names:
             value = after if equals else (args[i + 1] if i + 1 < len(args) else None)
     return value
+
+
+def _require_yaml(args: Sequence[str]) -> None:
+    """Read every ``--config`` once: here the message can say which file it is about.
+
+    Raises:
+        ConfigurationError: a file is no YAML, or not a mapping.
+    """
+    for i, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name not in ("--config", "-c") or (not equals and i + 1 == len(args)):
+            continue
+        path = Path(value if equals else args[i + 1])
+        if not path.is_file():
+            continue  # jsonargparse says so
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise ConfigurationError(f"config={path} is not usable: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise ConfigurationError(
+                f"config={path} is not usable: it holds {type(content).__name__}; allowed are mappings"
+            )
 
 
 def _with_run_config(args: list[str], checkpoint: Path) -> list[str]:

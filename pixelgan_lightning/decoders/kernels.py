@@ -154,9 +154,16 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
                     _fill(v, v_at, first_bias_v, at, width, first_at[2], c)
                     for a in range(first_reach):
                         _multiply_add(
-                            v, v_at, flat_image, b * image_size + (row + a) * padded_width * colours, colours,
-                            first_v, a * (2 * first_reach + 1) * colours * c,
-                            width, (2 * first_reach + 1) * colours, c,
+                            v,
+                            v_at,
+                            flat_image,
+                            b * image_size + (row + a) * padded_width * colours,
+                            colours,
+                            first_v,
+                            a * (2 * first_reach + 1) * colours * c,
+                            width,
+                            (2 * first_reach + 1) * colours,
+                            c,
                         )
                     _fill(before, 0, first_bias_h, at, width, first_at[2], c)
                     _multiply_add(before, 0, v, v_at, c, first_link, 0, width, c, c)
@@ -224,7 +231,9 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
                         _fill(hidden, 0, b_hidden, colour * c, t, 0, c)
                         _multiply_add(hidden, 0, h, 0, c, w_hidden, colour * c * c, t, c, c)
                         for b in range(t):
-                            source = b * image_size + ((first_reach + row) * padded_width + first_reach + column) * colours
+                            source = (
+                                b * image_size + ((first_reach + row) * padded_width + first_reach + column) * colours
+                            )
                             _multiply_add(
                                 hidden, b * c, flat_image, source, 0, w_colour, colour * colours * c, 1, colour, c
                             )

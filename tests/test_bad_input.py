@@ -1,0 +1,369 @@
+"""Unusable input of every kind ends in one line that names it, with a status that is not 0, and leaves nothing."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commandline import SMALL, pixelgan, pixelgan_process, refused
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from realformats import write_idx, write_mnist
+
+from pixelgan_lightning import PixelGAN
+from pixelgan_lightning.datamodules import DigitsDataModule, MNISTDataModule
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.priors import Categorical, Gaussian
+
+FIT = ["fit", "--config", SMALL]
+Arguments = list[object]
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished fit."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    pixelgan(*FIT, "--run_dir", folder, "--trainer.limit_train_batches", 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST in its real format, 60 training and 20 test images."""
+    folder = tmp_path_factory.mktemp("mnist")
+    write_mnist(folder, train=60, test=20)
+    return folder
+
+
+def test_the_files_are_usable_as_they_are(mnist: Path) -> None:
+    """Without this the refusals below would prove little."""
+    module = MNISTDataModule(str(mnist), num_val=20, batch_size=8)
+    module.setup()
+    assert len(module.train_dataloader()) == 5
+
+
+# -------------------------------------------------------------------------------------------------------- arguments
+
+FLAGS: dict[str, tuple[Arguments, list[str]]] = {
+    "negative epochs": (["--trainer.max_epochs", -5], ["max_epochs", "-5"]),
+    "no devices": (["--trainer.devices", 0], ["devices", "0"]),
+    "unknown precision": (["--trainer.precision", 7], ["precision", "7"]),
+    "negative limit": (["--trainer.limit_train_batches", -1], ["limit_train_batches", "-1"]),
+    "a limit that is no number": (["--trainer.limit_val_batches", "some"], ["limit_val_batches=some"]),
+    "time that is none": (["--trainer.max_time", "soon"], ["max_time"]),
+    "a strategy that is none": (["--trainer.strategy", "hope"], ["hope"]),
+    "a seed that is no number": (["--seed_everything", "lucky"], ["seed_everything=lucky"]),
+    "negative seed": (["--seed_everything", -1], ["-1"]),
+    "checkpoints every -1 steps": (["--checkpoint.every_n_train_steps", -1], ["every_n_train_steps", "-1"]),
+    "checkpoints of -2 models": (["--checkpoint.save_top_k", -2], ["save_top_k", "-2"]),
+    "mode of checkpoints": (["--checkpoint.monitor", "val/reconstruction", "--checkpoint.mode", "best"], ["best"]),
+    "empty class": (["--model.prior", ""], ["model.prior"]),
+    "a number as class": (["--model.decoder", 3], ["model.decoder"]),
+    "class of another kind": (["--model.prior", "ConvEncoder"], ["model.prior", "ConvEncoder"]),
+    "batch size 0": (["--data.batch_size", 0], ["batch_size=0"]),
+    "labels for half a class": (["--data.num_labelled", 5], ["num_labelled=5", "multiples of 10"]),
+    "negative labels": (["--data.num_labelled", -10], ["num_labelled=-10"]),
+    "levels": (["--data.levels", 1], ["levels=1"]),
+    "levels that the likelihood lacks": (["--data.levels", 4], ["levels=17", "levels=4"]),
+    "unknown binarisation": (["--data.binarization", "often"], ["binarization", "often"]),
+    "no categories": (["--model.prior.num_categories", 0], ["num_categories=0"]),
+    "codes without dimensions": (["--model.prior", "Gaussian", "--model.prior.dim", 0], ["dim=0"]),
+    "no channels": (["--model.decoder.channels", 0], ["channels=0"]),
+    "no layers": (["--model.decoder.layers", 0], ["layers=0"]),
+    "even kernel": (["--model.decoder.first_kernel", 4], ["first_kernel=4"]),
+    "betas": (["--model.reconstruction.betas", "[0.9, 1.5]"], ["betas=[0.9, 1.5]"]),
+    "clipping at 0": (["--model.generating.clip_norm", 0], ["clip_norm=0"]),
+    "NaN as rate": (["--model.classification.lr", "nan"], ["lr=nan"]),
+    "agreement without views": (["--model.agree", "true"], ["agree=True", "augmentation"]),
+    "shape that is the data's": (["--model.image_shape", "[1, 2, 2]"], ["image_shape"]),
+    "columns": (["--trainer.callbacks+=SampleGrid", "--trainer.callbacks.columns", 0], ["columns=0"]),
+    "two subcommands": (["test"], ["test"]),
+    "an option without value": (["--run_dir"], ["run_dir"]),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_flags(case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments, expected = FLAGS[case]
+    line = refused(capsys, *FIT, *arguments)
+    for part in expected:
+        assert part in line
+    assert len(line) < 400
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------- configurations
+
+FILES: dict[str, tuple[bytes, list[str]]] = {
+    "syntax": (b"model: {prior: [", ["config=bad.yaml", "line 1"]),
+    "tab": (b"model:\n\tprior: 3\n", ["config=bad.yaml", "line 2"]),
+    "a list": (b"- 1\n- 2\n", ["config=bad.yaml", "list"]),
+    "empty": (b"", ["config=bad.yaml", "NoneType"]),
+    "not text": (b"\xff\xfe\x00\x01", ["config=bad.yaml"]),
+    "code": (b"model: !!python/object/apply:os.mkdir [proof]\n", ["config=bad.yaml", "python/object"]),
+    "unknown key": (b"modle: {}\n", ["modle"]),
+    "wrong type": (b"trainer: 3\n", ["trainer"]),
+    "class without path": (
+        b"model: {prior: {init_args: {num_categories: 3}}, decoder: {name: x}}\n",
+        ["model.decoder"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_configurations(case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    content, expected = FILES[case]
+    Path("bad.yaml").write_bytes(content)
+    line = refused(capsys, *FIT, "--config", "bad.yaml")
+    for part in expected:
+        assert part in line
+    assert len(line) < 500
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+# -------------------------------------------------------------------------------------------------------- data files
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def cut_in_the_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:6])
+
+
+def with_magic(*magic: int) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(bytes(magic) + path.read_bytes()[4:]) and None
+
+
+def floats(path: Path) -> None:
+    path.write_bytes(struct.pack(">HBB3I", 0, 0x0D, 3, 60, 28, 28) + torch.zeros(60, 28, 28).numpy().tobytes())
+
+
+def claims_terabytes(path: Path) -> None:
+    path.write_bytes(struct.pack(">HBB3I", 0, 0x08, 3, 2**31, 28, 28) + bytes(1000))
+
+
+def compressed(path: Path) -> None:
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
+    "one byte short": (IMAGES, cut, [IMAGES, "damaged"]),
+    "labels one byte short": (LABELS, cut, [LABELS, "damaged"]),
+    "header cut": (IMAGES, cut_in_the_header, [IMAGES, "damaged"]),
+    "magic": (IMAGES, with_magic(1, 2, 3, 4), [IMAGES, "damaged"]),
+    "type": (IMAGES, floats, [IMAGES]),
+    "unknown type": (IMAGES, with_magic(0, 0, 0x07, 3), [IMAGES]),
+    "more images than bytes": (IMAGES, claims_terabytes, [IMAGES, "damaged"]),
+    "still compressed": (IMAGES, compressed, [IMAGES, "uncompressed"]),
+    "images as labels": (LABELS, lambda path: write_idx(path, torch.zeros(60, 2, 2)), [LABELS]),
+    "other size": (IMAGES, lambda path: write_idx(path, torch.zeros(60, 8, 8)), ["(1, 8, 8)", "(1, 28, 28)"]),
+    "fewer labels": (LABELS, lambda path: write_idx(path, torch.zeros(59)), ["60 images and 59 labels"]),
+    "label out of range": (LABELS, lambda path: write_idx(path, torch.full((60,), 10)), ["labels from 10 to 10"]),
+    "missing": (LABELS, Path.unlink, [LABELS, "lacks"]),
+    "a folder": (LABELS, lambda path: (path.unlink(), path.mkdir()) and None, [LABELS]),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_data_files(case: str, mnist: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    name, damage, expected = DATA[case]
+    shutil.copytree(mnist, "data")
+    damage(Path("data") / "MNIST" / "raw" / name)
+    data = ["--data", "MNISTDataModule", "--data.num_val", 20, "--data.download", "false", "--data.data_dir", "data"]
+    line = refused(capsys, *FIT, *data, "--model.likelihood", "Bernoulli")
+    for part in expected:
+        assert part in line
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_class_without_images_for_the_labels_asked_for(mnist: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(mnist, "data")
+    write_idx(Path("data") / "MNIST" / "raw" / LABELS, torch.arange(60) % 9)
+    data = ["--data", "MNISTDataModule", "--data.num_val", 20, "--data.data_dir", "data", "--data.num_labelled", 10]
+    line = refused(capsys, *FIT, *data, "--model.likelihood", "Bernoulli")
+    assert "num_labelled=10 asks for 1 images of every class, but the training split has 0 of class 9" in line
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+class Code:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (Path("proof"),)
+
+
+def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    content = torch.load(path, weights_only=True)
+    edit(content)
+    torch.save(content, path)
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "empty": (lambda path: path.write_bytes(b""), ["ckpt_path=bad.ckpt"]),
+    "text": (lambda path: path.write_text("weights"), ["ckpt_path=bad.ckpt"]),
+    "cut short": (cut_in_half, ["ckpt_path=bad.ckpt"]),
+    "pickle with code": (lambda path: path.write_bytes(pickle.dumps(Code())), ["ckpt_path=bad.ckpt"]),
+    "code in a checkpoint": (lambda path: edited(path, lambda c: c.update(x=Code())), ["ckpt_path=bad.ckpt"]),
+    "a list": (lambda path: torch.save([1, 2], path), ["ckpt_path=bad.ckpt"]),
+    "without description": (lambda path: edited(path, lambda c: c.pop("hyper_parameters")), ["ckpt_path=bad.ckpt"]),
+    "without weights": (lambda path: edited(path, lambda c: c.pop("state_dict")), ["ckpt_path=bad.ckpt", "state_dict"]),
+    "weights of another model": (
+        lambda path: edited(path, lambda c: c["state_dict"].update({"decoder.head.params.bias": torch.zeros(3)})),
+        ["another model", "decoder.head.params.bias has shape (3,) there"],
+    ),
+    "description of another model": (
+        lambda path: edited(path, lambda c: c["hyper_parameters"]["decoder"]["init_args"].update(channels=6)),
+        ["another model", "decoder"],
+    ),
+    "unknown argument": (
+        lambda path: edited(path, lambda c: c["hyper_parameters"]["prior"]["init_args"].update(colour="red")),
+        ["colour"],
+    ),
+    "nowhere": (lambda path: path.unlink(), ["ckpt_path=bad.ckpt", "no file"]),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), ["ckpt_path=bad.ckpt"]),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_checkpoints(case: str, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    damage, expected = CHECKPOINTS[case]
+    path = Path(shutil.copy(trained / "checkpoints" / "last.ckpt", "bad.ckpt"))
+    damage(path)
+    line = refused(capsys, "test", "--config", SMALL, "--ckpt_path", "bad.ckpt", "--trainer.logger", "false")
+    for part in expected:
+        assert part in line
+    assert {path.name for path in tmp_path.iterdir()} <= {"bad.ckpt"}
+
+
+# ------------------------------------------------------------------------------------------------------ whole process
+
+
+def test_as_seen_in_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("model: [")
+    process = pixelgan_process("fit", "--config", "bad.yaml", cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: config=bad.yaml is not usable: while parsing")
+    assert process.stderr.count("\n") == 1
+
+
+# ----------------------------------------------------------------------------------------------------- any input at all
+
+quick = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+
+
+@quick
+@given(st.binary(max_size=200), st.sampled_from([IMAGES, LABELS]))
+def test_any_bytes_are_read_or_refused(mnist: Path, tmp_path: Path, content: bytes, name: str) -> None:
+    folder = tmp_path / "any"
+    if not folder.exists():
+        shutil.copytree(mnist, folder)
+    whole = (mnist / "MNIST" / "raw" / name).read_bytes()
+    for file in (content, whole[: len(content)] + content, content + whole[len(content) :]):
+        (folder / "MNIST" / "raw" / name).write_bytes(file)
+        try:
+            module = MNISTDataModule(str(folder), num_val=20, batch_size=8, download=False)
+            images, labels = module.load_split("train")
+            module.setup("fit")
+        except ConfigurationError as error:
+            assert "\n" not in str(error)
+        else:
+            assert images.shape == (60, 1, 28, 28)
+            assert labels.shape == (60,)
+            assert file[:4] == whole[:4]
+    shutil.copy(mnist / "MNIST" / "raw" / name, folder / "MNIST" / "raw" / name)
+
+
+@quick
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.data())
+def test_idx_files_are_read_as_they_were_written(
+    tmp_path: Path, height: int, width: int, number: int, data: st.DataObject
+) -> None:
+    from torchvision.datasets.mnist import read_image_file
+
+    size = number * height * width
+    pixels = torch.tensor(list(data.draw(st.binary(min_size=size, max_size=size))), dtype=torch.uint8)
+    write_idx(tmp_path / "images", pixels.view(number, height, width))
+    assert torch.equal(read_image_file(str(tmp_path / "images")), pixels.view(number, height, width))
+
+
+numbers = st.one_of(st.integers(-3, 30), st.none())
+
+
+@quick
+@given(numbers, numbers, st.sampled_from([None, -10, 0, 5, 10, 20, 2000]), numbers, st.integers(-1, 20))
+def test_any_numbers_for_the_data_work_or_are_refused(
+    batch_size: int | None, eval_size: int | None, labelled: int | None, labelled_size: int | None, levels: int
+) -> None:
+    sizes = {"batch_size": batch_size, "eval_batch_size": eval_size, "labelled_batch_size": labelled_size}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    try:
+        module = DigitsDataModule(num_labelled=labelled, levels=levels, **given)
+        module.setup("fit")
+        batch = next(iter(module.train_dataloader()))
+    except ConfigurationError as error:
+        assert "\n" not in str(error)
+    else:
+        assert len(batch["unlabelled"]["image"]) == module.batch_size
+        assert ("labelled" in batch) == (labelled is not None)
+        assert batch["unlabelled"]["image"].amax() <= 1
+        assert set((batch["unlabelled"]["image"] * (levels - 1)).unique().tolist()) <= set(range(levels))
+
+
+@quick
+@given(
+    st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(0, 6)),
+    st.integers(-1, 4),
+    st.integers(-1, 3),
+    st.integers(-1, 3),
+    st.sampled_from([Categorical, Gaussian]),
+    st.floats(-1, 1, allow_nan=True),
+)
+def test_any_numbers_for_the_model_work_or_are_refused(
+    shape: tuple[int, int, int], size: int, accumulate: int, warmup: int, prior: Any, rate: float
+) -> None:
+    try:
+        model = PixelGAN(
+            shape,
+            10,
+            prior=prior(size),
+            decoder={
+                "class_path": "pixelgan_lightning.decoders.GatedPixelCNN",
+                "init_args": {"channels": 4, "layers": 1, "first_kernel": 3},
+            },
+            accumulate_batches=accumulate,
+            label_warmup_steps=warmup,
+            reconstruction=PhaseOptimizer(lr=rate),
+        )
+    except ConfigurationError as error:
+        assert "\n" not in str(error)
+    else:
+        assert min(shape) >= 1
+        assert size >= 1
+        assert accumulate >= 1
+        assert rate > 0
+        assert model.sample(2).shape == (2, *shape)
