@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint wheel clean
+.PHONY: help setup demo test lint wheel docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -14,6 +14,7 @@ setup: .venv/.ready ## create .venv with the package (editable) and everything n
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --editable '.[dev]'
+	$(BIN)/pip install --no-deps lightning-bolts==0.7.0  # demands an older pytorch-lightning: docs/bolts.md
 	@touch $@
 
 demo: setup ## train on the small digits of scikit-learn without labels, then test; nothing is downloaded
@@ -34,6 +35,12 @@ lint: setup ## check style, formatting and types
 wheel: setup ## build the wheel into dist/
 	@rm -rf build/lib dist
 	$(BIN)/python -m build --quiet --wheel --no-isolation
+
+docs: setup ## build the documentation into build/docs; a warning is an error
+	@rm -rf build/lib build/docs-source
+	@$(BIN)/pip install --quiet --editable '.[docs]'
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/docs-source .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
 
 clean: ## remove what was built and cached; .venv, runs/ and data/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

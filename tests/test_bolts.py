@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.machinery
 import importlib.util
-import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +51,20 @@ def small_trainer(folder: Path, **options: Any) -> pl.Trainer:
     return pl.Trainer(default_root_dir=folder, accelerator="cpu", **{**defaults, **quiet, **options})
 
 
-def test_without_the_package(tmp_path: Path) -> None:
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says how to install it."""
-    code = "import sys; sys.modules['pl_bolts'] = None; import pixelgan_lightning.bolts"
-    code = (
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'pl_bolts' else find(name, *rest)\n"
-        "import pixelgan_lightning.bolts"
-    )
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert "ModuleNotFoundError: lightning-bolts is not installed: pip install --no-deps" in process.stderr
+    if INSTALLED:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="lightning-bolts is not installed: pip install --no-deps"):
+        importlib.import_module("pixelgan_lightning.bolts").import_bolts()
 
 
 @needs_bolts
-def test_why_there_is_a_bridge(tmp_path: Path) -> None:
-    process = subprocess.run([sys.executable, "-c", "import pl_bolts"], capture_output=True, text=True, cwd=tmp_path)
-    assert "No module named 'pytorch_lightning.utilities.apply_func'" in process.stderr
+def test_why_there_is_a_bridge() -> None:
+    """Today's pytorch-lightning has no such file; if it gets one, the bridge can go."""
+    folders = importlib.import_module("pytorch_lightning.utilities").__path__
+    assert importlib.machinery.PathFinder.find_spec("pytorch_lightning.utilities.apply_func", folders) is None
+    assert "pytorch_lightning.utilities.apply_func" in sys.modules
 
 
 def test_the_names_that_bolts_knows(tmp_path: Path) -> None:
@@ -117,11 +115,12 @@ def test_schedule(warmup: int, tmp_path: Path) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
     scheduler = pl_bolts.optimizers.LinearWarmupCosineAnnealingLR(optimizer, warmup, 8, eta_min=0.001)
     expected = []
-    for _ in range(8):
+    for step in range(8):
+        # With its number, as stepping without it stays near 0 for ever where there is no warm-up.
+        scheduler.step(step)
         expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx(expected if warmup else [0.01, *expected[1:]])
+    assert rates == pytest.approx(expected)
+    assert max(rates) == pytest.approx(0.01)
 
 
 @needs_bolts
@@ -148,10 +147,7 @@ class TestData:
         for batch in (next(iter(data.train_dataloader()))["unlabelled"], next(iter(data.val_dataloader()))):
             for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
                 torch.testing.assert_close(image, theirs.dataset_train.dataset[index][0])
-        assert (
-            len(data.test_dataloader().labels if hasattr(data.test_dataloader(), "labels") else theirs.dataset_test)
-            == 60
-        )
+        assert sum(len(batch["image"]) for batch in data.test_dataloader()) == 60
 
     def test_trains_from_the_command_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_mnist(tmp_path)
@@ -180,6 +176,11 @@ def test_what_docs_call_broken_is_broken(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="range"):
         trainer.fit(small_model(), DigitsDataModule(binarization="threshold"))
     for module in ("pl_bolts.models.rl", "pl_bolts.models.detection"):
-        with warnings.catch_warnings(), pytest.raises(ImportError):
-            warnings.simplefilter("ignore")
+        with pytest.raises(ImportError):
             importlib.import_module(module)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = pl_bolts.optimizers.LinearWarmupCosineAnnealingLR(optimizer, warmup_epochs=0, max_epochs=8)
+    for _ in range(4):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] < 1e-6  # half way down a cosine from 1 it should be 0.5

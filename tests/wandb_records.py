@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def records(file: Path) -> Iterator[Any]:
         position += 7 + length
         parts = part if kind not in (MIDDLE, LAST) else parts + part
         if kind not in (FIRST, MIDDLE):
+            if len(part) < length:
+                return  # still being written
             record = wandb_internal_pb2.Record()
             record.ParseFromString(parts)
             yield record
@@ -69,8 +72,6 @@ class OfflineRun:
                 self._update(self.summary, record.summary.update)
             elif kind == "artifact":
                 self.artifacts.append((record.artifact.type, record.artifact.name))
-            elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
-                self.artifacts.append((record.request.log_artifact.artifact.type, "request"))
 
     @staticmethod
     def _update(target: dict[str, Any], items: Any) -> None:
@@ -82,5 +83,13 @@ class OfflineRun:
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
-    """The offline runs below ``folder``, oldest first."""
-    return [OfflineRun(file) for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))]
+    """The finished offline runs below ``folder``, oldest first.
+
+    W&B's service writes the end of a file a moment after ``wandb.finish()`` has returned; this waits for it.
+    """
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    give_up = time.monotonic() + 60
+    while not all(any(record.WhichOneof("record_type") == "exit" for record in records(file)) for file in files):
+        assert time.monotonic() < give_up, f"a run in {folder} has no end"
+        time.sleep(0.05)
+    return [OfflineRun(file) for file in files]
