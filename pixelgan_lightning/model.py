@@ -185,7 +185,6 @@ class PixelGAN(pl.LightningModule):
         self.seed = seed
         self._resumed: dict[str, Any] = {}  # what the checkpoint that a fit continues says about its run
         self._gradient_sums: dict[str, list[Tensor]] = {}
-        self.checkpoint_step = 0  # batches that the weights of a loaded checkpoint were trained on
 
         self.prior: Prior = construct(Categorical(10) if prior is None else prior, Prior)
         self.posterior: Posterior = construct(
@@ -760,7 +759,6 @@ class PixelGAN(pl.LightningModule):
         require_same_model(self.state_dict(), checkpoint["state_dict"], self.hparams, described)
         self._trained_steps = int(checkpoint.get("global_step", 0))
         self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
-        self.checkpoint_step = checkpoint.get("global_step", 0)
         if self._trainer is not None:
             require_same_stream(self._trainer, self._resumed)
 
