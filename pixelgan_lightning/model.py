@@ -45,6 +45,9 @@ from pixelgan_lightning.weights import read_folder, restore, warm_start
 
 PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
 
+DERIVED = ("latent_dim", "img_dim")
+"""Names in ``hparams`` that callbacks of other packages look for; they follow from the arguments."""
+
 Batch = dict[str, Any]
 Part = tuple[str, Tensor, Tensor | None]  # the name of a part of the batch, its images or codes, their labels
 P = ParamSpec("P")
@@ -743,7 +746,7 @@ class PixelGAN(pl.LightningModule):
         self.log(f"train/{name}", value, prog_bar=name in ("reconstruction", "classification"), batch_size=batch_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for derived in ("latent_dim", "img_dim"):
+        for derived in DERIVED:
             checkpoint.get("hyper_parameters", {}).pop(derived, None)
         about: dict[str, Any] = {"version": __version__, "split_hash": None}
         trainer = self._trainer
@@ -756,7 +759,8 @@ class PixelGAN(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         described = checkpoint.get("hyper_parameters", {})
-        require_same_model(self.state_dict(), checkpoint["state_dict"], self.hparams, described)
+        mine = {name: value for name, value in self.hparams.items() if name not in DERIVED}
+        require_same_model(self.state_dict(), checkpoint["state_dict"], mine, described)
         self._trained_steps = int(checkpoint.get("global_step", 0))
         self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
         if self._trainer is not None:
