@@ -230,6 +230,7 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "logistics": (lambda: DiscretizedLogisticMixture(0), "num_mixtures=0 .* >= 1"),
     "shear": (lambda: RandomAffine(shear=-1.0), "shear=-1.0 .* >= 0"),
+    "outside": (lambda: RandomAffine(outside="x"), "outside='x' .* zeros, border"),  # type: ignore[arg-type]
     "gain": (lambda: CategoricalPosterior(gain=0), "gain=0 .* > 0"),
     "initial_scale": (lambda: GaussianPosterior(initial_scale=0), "initial_scale=0 .* > 0"),
     "code_noise": (lambda: MLPDiscriminator(code_noise=-0.1), "code_noise=-0.1 .* >= 0"),
@@ -783,6 +784,14 @@ class TestRandomAffine:
         draws = torch.full((1, 6), 0.5).double()
         draws[:, 0] = 1.0
         assert_close(RandomAffine(degrees=90)(x, draws), x.rot90(1, (2, 3)), rtol=0, atol=1e-12)
+
+    def test_the_border_may_go_on_outside(self) -> None:
+        x = torch.rand(2, 1, 8, 8).double()
+        view = RandomAffine(translate=0.25, outside="border")
+        draws = torch.full((2, view.num_draws), 0.5).double()
+        draws[:, 4] = 1.0
+        moved = torch.cat([x[..., 2:], x[..., -1:].expand(-1, -1, -1, 2)], -1)
+        assert_close(view(x, draws), moved, rtol=0, atol=1e-12)
 
     def test_each_image_has_its_own_view(self) -> None:
         x, view = torch.rand(1, 1, 9, 9).expand(2, -1, -1, -1), RandomAffine()

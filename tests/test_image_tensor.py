@@ -103,7 +103,7 @@ def test_without_any_label_there_are_no_classes(tmp_path: Path) -> None:
     assert module.num_classes is None
     assert module.labelled_indices is None
     assert next(iter(module.val_dataloader()))["label"].unique().tolist() == [-1]
-    with pytest.raises(ConfigurationError, match=r"num_labelled=10 is not usable: allowed is null, no image has"):
+    with pytest.raises(ConfigurationError, match=r"num_labelled=10 is not usable: allowed is null, as no image has"):
         ImageTensorDataModule(path, num_labelled=10)
 
 

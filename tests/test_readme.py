@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from realformats import digit_images
 
 from pixelgan_lightning.cli import main
 
@@ -34,6 +37,15 @@ def test_own_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     main([*command.split(), "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--run_dir", "run"])
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
     assert "my_priors.Ring" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, labels = digit_images(100, size=10)
+    np.savez("mine.npz", images=images, labels=torch.where(torch.arange(100) % 3 == 0, labels, -1))
+    (command,) = re.findall(r"pixelgan (fit .*mine.npz.*)", README)
+    main([*command.split(), "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--run_dir", "run"])
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_files_and_targets_exist() -> None:
