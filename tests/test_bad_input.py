@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from commandline import SMALL, pixelgan, pixelgan_process, refused
+from commandline import SMALL, pixelgan, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from realformats import write_idx, write_mnist
@@ -63,7 +63,7 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "unknown precision": (["--trainer.precision", 7], ["precision", "7"]),
     "negative limit": (["--trainer.limit_train_batches", -1], ["limit_train_batches", "-1"]),
     "a limit that is no number": (["--trainer.limit_val_batches", "some"], ["limit_val_batches=some"]),
-    "time that is none": (["--trainer.max_time", "soon"], ["max_time"]),
+    "time that is none": (["--trainer.max_time", "soon"], ["duration='soon'"]),
     "a strategy that is none": (["--trainer.strategy", "hope"], ["hope"]),
     "a seed that is no number": (["--seed_everything", "lucky"], ["seed_everything=lucky"]),
     "negative seed": (["--seed_everything", -1], ["-1"]),
@@ -82,7 +82,7 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "no categories": (["--model.prior.num_categories", 0], ["num_categories=0"]),
     "codes without dimensions": (["--model.prior", "Gaussian", "--model.prior.dim", 0], ["dim=0"]),
     "no channels": (["--model.decoder.channels", 0], ["channels=0"]),
-    "no layers": (["--model.decoder.layers", 0], ["layers=0"]),
+    "negative layers": (["--model.decoder.layers", -1], ["layers=-1"]),
     "even kernel": (["--model.decoder.first_kernel", 4], ["first_kernel=4"]),
     "betas": (["--model.reconstruction.betas", "[0.9, 1.5]"], ["betas=[0.9, 1.5]"]),
     "clipping at 0": (["--model.generating.clip_norm", 0], ["clip_norm=0"]),
@@ -114,7 +114,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
     "empty": (b"", ["config=bad.yaml", "NoneType"]),
     "not text": (b"\xff\xfe\x00\x01", ["config=bad.yaml"]),
     "code": (b"model: !!python/object/apply:os.mkdir [proof]\n", ["config=bad.yaml", "python/object"]),
-    "unknown key": (b"modle: {}\n", ["modle"]),
+    "unknown key": (b"modle: {seed: 3}\n", ["modle"]),
     "wrong type": (b"trainer: 3\n", ["trainer"]),
     "class without path": (
         b"model: {prior: {init_args: {num_categories: 3}}, decoder: {name: x}}\n",
@@ -241,7 +241,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "description of another model": (
         lambda path: edited(path, lambda c: c["hyper_parameters"]["decoder"]["init_args"].update(channels=6)),
-        ["another model", "decoder"],
+        ["another model", "decoder.", "has shape"],
     ),
     "unknown argument": (
         lambda path: edited(path, lambda c: c["hyper_parameters"]["prior"]["init_args"].update(colour="red")),
@@ -261,17 +261,6 @@ def test_checkpoints(case: str, trained: Path, capsys: pytest.CaptureFixture[str
     for part in expected:
         assert part in line
     assert {path.name for path in tmp_path.iterdir()} <= {"bad.ckpt"}
-
-
-# ------------------------------------------------------------------------------------------------------ whole process
-
-
-def test_as_seen_in_a_terminal(tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("model: [")
-    process = pixelgan_process("fit", "--config", "bad.yaml", cwd=tmp_path)
-    assert process.returncode == 2
-    assert process.stderr.startswith("error: config=bad.yaml is not usable: while parsing")
-    assert process.stderr.count("\n") == 1
 
 
 # ----------------------------------------------------------------------------------------------------- any input at all
@@ -350,7 +339,7 @@ def test_any_numbers_for_the_data_work_or_are_refused(
     st.integers(-1, 3),
     st.integers(-1, 3),
     st.sampled_from([Categorical, Gaussian]),
-    st.floats(-1, 1, allow_nan=True),
+    st.one_of(st.floats(-1, 1), st.just(float("nan"))),
 )
 def test_any_numbers_for_the_model_work_or_are_refused(
     shape: tuple[int, int, int], size: int, accumulate: int, warmup: int, prior: Any, rate: float
