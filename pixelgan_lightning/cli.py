@@ -125,6 +125,12 @@ class PixelGANCLI(LightningCLI):
             args=args,
         )
 
+    def _set_seed(self) -> None:
+        seed = self._get(self.config, "seed_everything")
+        if not 0 <= seed < 2**32:
+            raise ConfigurationError(f"seed_everything={seed} is not usable: allowed are 0 to {2**32 - 1}")
+        super()._set_seed()
+
     # ------------------------------------------------------------------------------------------------ the arguments
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -407,6 +413,9 @@ def _require_yaml(args: Sequence[str]) -> None:
             raise ConfigurationError(
                 f"config={path} is not usable: it holds {type(content).__name__}; allowed are mappings"
             )
+        for key in ("trainer", "model", "checkpoint"):
+            if not isinstance(content.get(key, {}), dict):
+                raise ConfigurationError(f"{key}={content[key]!r} in {path} is not usable: allowed are mappings")
 
 
 def _with_run_config(args: list[str], checkpoint: Path) -> list[str]:

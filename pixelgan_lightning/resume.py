@@ -75,11 +75,11 @@ def require_same_model(
     if shapes[0] == shapes[1]:
         return
     here, there = (_leaves(description) for description in (hparams, stored))
-    absent = object()
+    # Only what both mention: a default that one of them leaves out is no difference.
     differences = [
-        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-        for key in sorted(here.keys() | there.keys())
-        if here.get(key, absent) != there.get(key, absent)
+        f"{key} is {there[key]!r} there and {here[key]!r} here"
+        for key in sorted(here.keys() & there.keys())
+        if here[key] != there[key]
     ]
     if not differences:
         keys = sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k))

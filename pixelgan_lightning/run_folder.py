@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -78,9 +79,10 @@ def run_folder_scope() -> Iterator[None]:
         if inherited is not None:
             os.environ[VARIABLE] = inherited
         elif folder is not None:
-            for empty in (Path(folder) / CHECKPOINTS, Path(folder), Path("runs")):
-                with suppress(OSError):
-                    empty.rmdir()
+            if not any(path.is_file() for path in Path(folder).rglob("*")):
+                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                Path("runs").rmdir()
 
 
 def run_of(checkpoint: Path) -> Path:

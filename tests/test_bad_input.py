@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from commandline import SMALL, pixelgan, pixelgan_process, refused
+from commandline import SMALL, pixelgan, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from realformats import write_idx, write_mnist
@@ -63,7 +63,7 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "unknown precision": (["--trainer.precision", 7], ["precision", "7"]),
     "negative limit": (["--trainer.limit_train_batches", -1], ["limit_train_batches", "-1"]),
     "a limit that is no number": (["--trainer.limit_val_batches", "some"], ["limit_val_batches=some"]),
-    "time that is none": (["--trainer.max_time", "soon"], ["max_time"]),
+    "time that is none": (["--trainer.max_time", "soon"], ["duration='soon'"]),
     "a strategy that is none": (["--trainer.strategy", "hope"], ["hope"]),
     "a seed that is no number": (["--seed_everything", "lucky"], ["seed_everything=lucky"]),
     "negative seed": (["--seed_everything", -1], ["-1"]),
@@ -82,7 +82,7 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "no categories": (["--model.prior.num_categories", 0], ["num_categories=0"]),
     "codes without dimensions": (["--model.prior", "Gaussian", "--model.prior.dim", 0], ["dim=0"]),
     "no channels": (["--model.decoder.channels", 0], ["channels=0"]),
-    "no layers": (["--model.decoder.layers", 0], ["layers=0"]),
+    "negative layers": (["--model.decoder.layers", -1], ["layers=-1"]),
     "even kernel": (["--model.decoder.first_kernel", 4], ["first_kernel=4"]),
     "betas": (["--model.reconstruction.betas", "[0.9, 1.5]"], ["betas=[0.9, 1.5]"]),
     "clipping at 0": (["--model.generating.clip_norm", 0], ["clip_norm=0"]),
@@ -114,7 +114,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
     "empty": (b"", ["config=bad.yaml", "NoneType"]),
     "not text": (b"\xff\xfe\x00\x01", ["config=bad.yaml"]),
     "code": (b"model: !!python/object/apply:os.mkdir [proof]\n", ["config=bad.yaml", "python/object"]),
-    "unknown key": (b"modle: {}\n", ["modle"]),
+    "unknown key": (b"modle: {seed: 3}\n", ["modle"]),
     "wrong type": (b"trainer: 3\n", ["trainer"]),
     "class without path": (
         b"model: {prior: {init_args: {num_categories: 3}}, decoder: {name: x}}\n",
@@ -163,6 +163,11 @@ def compressed(path: Path) -> None:
     path.write_bytes(gzip.compress(path.read_bytes()))
 
 
+def into_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "one byte short": (IMAGES, cut, [IMAGES, "damaged"]),
     "labels one byte short": (LABELS, cut, [LABELS, "damaged"]),
@@ -177,7 +182,7 @@ DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "fewer labels": (LABELS, lambda path: write_idx(path, torch.zeros(59)), ["60 images and 59 labels"]),
     "label out of range": (LABELS, lambda path: write_idx(path, torch.full((60,), 10)), ["labels from 10 to 10"]),
     "missing": (LABELS, Path.unlink, [LABELS, "lacks"]),
-    "a folder": (LABELS, lambda path: (path.unlink(), path.mkdir()) and None, [LABELS]),
+    "a folder": (LABELS, into_a_folder, [LABELS]),
 }
 
 
@@ -236,14 +241,14 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "description of another model": (
         lambda path: edited(path, lambda c: c["hyper_parameters"]["decoder"]["init_args"].update(channels=6)),
-        ["another model", "decoder"],
+        ["another model", "decoder.", "has shape"],
     ),
     "unknown argument": (
         lambda path: edited(path, lambda c: c["hyper_parameters"]["prior"]["init_args"].update(colour="red")),
         ["colour"],
     ),
     "nowhere": (lambda path: path.unlink(), ["ckpt_path=bad.ckpt", "no file"]),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), ["ckpt_path=bad.ckpt"]),
+    "a folder": (into_a_folder, ["ckpt_path=bad.ckpt"]),
 }
 
 
@@ -258,17 +263,6 @@ def test_checkpoints(case: str, trained: Path, capsys: pytest.CaptureFixture[str
     assert {path.name for path in tmp_path.iterdir()} <= {"bad.ckpt"}
 
 
-# ------------------------------------------------------------------------------------------------------ whole process
-
-
-def test_as_seen_in_a_terminal(tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("model: [")
-    process = pixelgan_process("fit", "--config", "bad.yaml", cwd=tmp_path)
-    assert process.returncode == 2
-    assert process.stderr.startswith("error: config=bad.yaml is not usable: while parsing")
-    assert process.stderr.count("\n") == 1
-
-
 # ----------------------------------------------------------------------------------------------------- any input at all
 
 quick = settings(
@@ -279,6 +273,7 @@ quick = settings(
 @quick
 @given(st.binary(max_size=200), st.sampled_from([IMAGES, LABELS]))
 def test_any_bytes_are_read_or_refused(mnist: Path, tmp_path: Path, content: bytes, name: str) -> None:
+    refusals: list[str] = []
     folder = tmp_path / "any"
     if not folder.exists():
         shutil.copytree(mnist, folder)
@@ -290,12 +285,13 @@ def test_any_bytes_are_read_or_refused(mnist: Path, tmp_path: Path, content: byt
             images, labels = module.load_split("train")
             module.setup("fit")
         except ConfigurationError as error:
-            assert "\n" not in str(error)
+            refusals.append(str(error))
         else:
             assert images.shape == (60, 1, 28, 28)
             assert labels.shape == (60,)
             assert file[:4] == whole[:4]
     shutil.copy(mnist / "MNIST" / "raw" / name, folder / "MNIST" / "raw" / name)
+    assert all("\n" not in line for line in refusals)
 
 
 @quick
@@ -321,17 +317,19 @@ def test_any_numbers_for_the_data_work_or_are_refused(
 ) -> None:
     sizes = {"batch_size": batch_size, "eval_batch_size": eval_size, "labelled_batch_size": labelled_size}
     given = {name: size for name, size in sizes.items() if size is not None}
+    refusals: list[str] = []
     try:
         module = DigitsDataModule(num_labelled=labelled, levels=levels, **given)
         module.setup("fit")
         batch = next(iter(module.train_dataloader()))
     except ConfigurationError as error:
-        assert "\n" not in str(error)
+        refusals.append(str(error))
     else:
         assert len(batch["unlabelled"]["image"]) == module.batch_size
         assert ("labelled" in batch) == (labelled is not None)
         assert batch["unlabelled"]["image"].amax() <= 1
         assert set((batch["unlabelled"]["image"] * (levels - 1)).unique().tolist()) <= set(range(levels))
+    assert all("\n" not in line for line in refusals)
 
 
 @quick
@@ -341,11 +339,12 @@ def test_any_numbers_for_the_data_work_or_are_refused(
     st.integers(-1, 3),
     st.integers(-1, 3),
     st.sampled_from([Categorical, Gaussian]),
-    st.floats(-1, 1, allow_nan=True),
+    st.one_of(st.floats(-1, 1), st.just(float("nan"))),
 )
 def test_any_numbers_for_the_model_work_or_are_refused(
     shape: tuple[int, int, int], size: int, accumulate: int, warmup: int, prior: Any, rate: float
 ) -> None:
+    refusals: list[str] = []
     try:
         model = PixelGAN(
             shape,
@@ -360,10 +359,11 @@ def test_any_numbers_for_the_model_work_or_are_refused(
             reconstruction=PhaseOptimizer(lr=rate),
         )
     except ConfigurationError as error:
-        assert "\n" not in str(error)
+        refusals.append(str(error))
     else:
         assert min(shape) >= 1
         assert size >= 1
         assert accumulate >= 1
         assert rate > 0
         assert model.sample(2).shape == (2, *shape)
+    assert all("\n" not in line for line in refusals)
