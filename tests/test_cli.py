@@ -446,7 +446,10 @@ BERNOULLI = ["--model.likelihood", "Bernoulli"]
         (["--model.prior", "math.pi"], ["model.prior=math.pi"]),
         (["--model.decoder", "Nope"], ["model.decoder=Nope", "GatedPixelCNN"]),
         (["--data", "Nope"], ["data=Nope", "DigitsDataModule, MNISTDataModule"]),
-        (["--trainer.callbacks", "Nope"], ["trainer.callbacks=Nope", "ClusterAccuracy, LatentScatter, MarginalLikelihood"]),
+        (
+            ["--trainer.callbacks", "Nope"],
+            ["trainer.callbacks=Nope", "ClusterAccuracy, LatentScatter, MarginalLikelihood"],
+        ),
         (["--trainer.callbacks+=Nope"], ["trainer.callbacks=Nope", "SampleGrid"]),
         (["--trainer.logger", "Nope"], ["trainer.logger=Nope"]),
         (["--model.prior.num_catgories", "5"], ["model.prior.num_catgories", "Categorical has num_categories"]),
