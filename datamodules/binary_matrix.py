@@ -19,7 +19,7 @@ import numpy as np
 
 from pixelgan_lightning.errors import ConfigurationError
 
-_TYPES = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
+_TYPES: dict[int, np.dtype] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 _MAX_DIMENSIONS = 8
 
 
