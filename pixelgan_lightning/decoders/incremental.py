@@ -189,9 +189,12 @@ class _LayerState:
         self.rows[:, self.pad + row, self.pad : self.pad + width] = v
         window = self.rows[:, row : row + self.pad + 1 : self.dilation].unfold(2, 2 * self.pad + 1, 1)
         self.patches.copy_(window[..., :: self.dilation].permute(0, 2, 1, 4, 3))
-        f, g = torch.mm(self.patches.view(batch * width, -1), self.vertical_weight).view(batch, width, -1).add_(
-            _row_last(self.bias_v, row)
-        ).chunk(2, 2)
+        f, g = (
+            torch.mm(self.patches.view(batch * width, -1), self.vertical_weight)
+            .view(batch, width, -1)
+            .add_(_row_last(self.bias_v, row))
+            .chunk(2, 2)
+        )
         v = f.tanh() * g.sigmoid()
         torch.matmul(v, self.link_weight, out=self.starts_memory).add_(_row_last(self.bias_h, row))
         return v
