@@ -140,10 +140,10 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
         flat_image = image.reshape(-1)
         image_size = (first_reach + height) * padded_width * colours
         rows_at, columns_at = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
-        for l in range(count):
-            pad = reach * dilations[l]
-            rows_at[l + 1] = rows_at[l] + TILE * (height + pad) * (width + 2 * pad) * c
-            columns_at[l + 1] = columns_at[l] + (width + pad) * TILE * c
+        for layer in range(count):
+            pad = reach * dilations[layer]
+            rows_at[layer + 1] = rows_at[layer] + TILE * (height + pad) * (width + 2 * pad) * c
+            columns_at[layer + 1] = columns_at[layer] + (width + pad) * TILE * c
         rows, columns = np.zeros(rows_at[count], kind), np.zeros(columns_at[count], kind)
         before = np.empty(width * n, kind)  # a row before its gates
         v = np.empty(TILE * width * c, kind)
@@ -180,27 +180,27 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
                     for column in range(width):
                         for j in range(c):
                             start_first[(column * TILE + b) * c + j] = before[column * c + j]
-                    for l in range(count):
-                        d = dilations[l]
+                    for layer in range(count):
+                        d = dilations[layer]
                         pad = reach * d
                         line = (width + 2 * pad) * c
-                        base = rows_at[l] + b * (height + pad) * line
+                        base = rows_at[layer] + b * (height + pad) * line
                         to = base + (pad + row) * line + pad * c
                         for j in range(width * c):
                             rows[to + j] = v[v_at + j]
-                        at = bias_at[0] * l + bias_at[1] * (tile + b) + bias_at[2] * row
+                        at = bias_at[0] * layer + bias_at[1] * (tile + b) + bias_at[2] * row
                         _fill(before, 0, bias_v, at, width, bias_at[3], n)
                         for a in range(reach + 1):
                             for k in range(2 * reach + 1):
-                                tap = ((l * (reach + 1) + a) * (2 * reach + 1) + k) * c * n
+                                tap = ((layer * (reach + 1) + a) * (2 * reach + 1) + k) * c * n
                                 source = base + (row + a * d) * line + k * d * c
                                 _multiply_add(before, 0, rows, source, c, w_v, tap, width, c, n)
                         _gate(v, v_at, before, 0, width, c, exact, lambert)
                         _fill(before, 0, bias_h, at, width, bias_at[3], n)
-                        _multiply_add(before, 0, v, v_at, c, w_link, l * c * n, width, c, n)
+                        _multiply_add(before, 0, v, v_at, c, w_link, layer * c * n, width, c, n)
                         for column in range(width):
                             for j in range(n):
-                                start[((l * width + column) * TILE + b) * n + j] = before[column * n + j]
+                                start[((layer * width + column) * TILE + b) * n + j] = before[column * n + j]
 
                 # ---- the horizontal stacks, pixel by pixel, all images of the tile at once
                 for column in range(width):
@@ -209,22 +209,22 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
                     for b in range(t):
                         source = b * image_size + ((first_reach + row) * padded_width + column) * colours
                         _multiply_add(h, b * c, flat_image, source, 0, first_h, 0, 1, first_reach * colours, c)
-                    for l in range(count):
-                        d = dilations[l]
-                        here = columns_at[l] + (column + reach * d) * TILE * c
+                    for layer in range(count):
+                        d = dilations[layer]
+                        here = columns_at[layer] + (column + reach * d) * TILE * c
                         for j in range(t * c):
                             columns[here + j] = h[j]
                         for j in range(t * n):
-                            gates[j] = start[(l * width + column) * TILE * n + j]
+                            gates[j] = start[(layer * width + column) * TILE * n + j]
                         for k in range(reach + 1):
-                            tap = (l * (reach + 1) + k) * c * n
-                            source = columns_at[l] + (column + k * d) * TILE * c
+                            tap = (layer * (reach + 1) + k) * c * n
+                            source = columns_at[layer] + (column + k * d) * TILE * c
                             _multiply_add(gates, 0, columns, source, c, w_h, tap, t, c, n)
                         _gate(gated, 0, gates, 0, t, c, exact, lambert)
                         for b in range(t):
                             for j in range(c):
-                                h[b * c + j] += b_out[l * c + j]
-                        _multiply_add(h, 0, gated, 0, c, w_out, l * c * c, t, c, c)
+                                h[b * c + j] += b_out[layer * c + j]
+                        _multiply_add(h, 0, gated, 0, c, w_out, layer * c * c, t, c, c)
 
                     # ---- the head, channel after channel
                     if given[row, column]:
