@@ -22,6 +22,7 @@ from pixelgan_lightning.decoders import (
     draw_uniforms,
     sample_by_full_passes,
 )
+from pixelgan_lightning.decoders.incremental import over_threads
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture, Likelihood
 
@@ -480,3 +481,69 @@ class TestUniforms:
 def test_unusable_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         GatedPixelCNN(**options)
+
+
+# --------------------------------------------------------------------------------------------------- compiled sampling
+
+
+class TestCompiledSampler:
+    """The loop that numba compiles; skipped where numba is not installed."""
+
+    @every_decoder
+    @pytest.mark.parametrize("likelihood", [Bernoulli(), CategoricalLevels(2), CategoricalLevels(3)])
+    @pytest.mark.parametrize("shape", [(1, 5, 7), (3, 4, 3)], ids=["grey", "colour"])
+    @torch.no_grad()
+    def test_draws_the_images_of_the_incremental_one(
+        self, name: str, likelihood: Likelihood, shape: tuple[int, int, int]
+    ) -> None:
+        pytest.importorskip("numba")
+        decoder = build(name, shape, likelihood)
+        assert isinstance(decoder, GatedPixelCNN)
+        z = torch.randn(11, CODE_DIM).double()  # more than a tile, and not a multiple of four
+        uniforms = draw_uniforms(decoder, 11, torch.Generator().manual_seed(1), z)
+        mask = torch.rand(shape[1:], generator=torch.Generator().manual_seed(2)) < 0.3
+        for known in (None, Known(random_images(11, shape, likelihood.levels), mask)):
+            decoder.sampler = "incremental"
+            expected = decoder.sample(z, uniforms, 0.8, known)
+            decoder.sampler = "compiled"
+            assert torch.equal(decoder.sample(z, uniforms, 0.8, known), expected)
+            assert expected.unique().numel() > 1
+
+    @torch.no_grad()
+    def test_in_float32_it_differs_at_a_boundary_of_the_cdf_only(self) -> None:
+        pytest.importorskip("numba")
+        decoder = build("location_dependent", (1, 9, 9), spread=3).float()
+        assert isinstance(decoder, GatedPixelCNN)
+        z = torch.randn(64, CODE_DIM)
+        uniforms = draw_uniforms(decoder, 64, torch.Generator().manual_seed(1), z)
+        decoder.sampler = "compiled"
+        x = decoder.sample(z, uniforms)
+        p = decoder.double()(x.double(), z.double()).sigmoid()
+        distance = (uniforms.permute(0, 3, 1, 2) - p).abs()
+        wrong = (uniforms.permute(0, 3, 1, 2) < p) != (x == 1)
+        assert (distance[wrong] < 1e-5).all()
+        assert wrong.double().mean() < 1e-3
+
+    def test_says_what_it_cannot_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        decoder = build("one_layer", (1, 3, 3), Palette())
+        assert isinstance(decoder, GatedPixelCNN)
+        decoder.sampler = "compiled"
+        z, uniforms = torch.zeros(1, CODE_DIM).double(), torch.zeros(1, 3, 3, 1).double()
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+        with pytest.raises(ConfigurationError, match="Bernoulli and CategoricalLevels, not from Palette"):
+            decoder.sample(z, uniforms)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ConfigurationError, match="numba is not installed"):
+            decoder.sample(z, uniforms)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_take_every_image_once_and_leave_their_number_alone(threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        parts = over_threads(lambda part: torch.arange(7)[part] + 100 * (torch.get_num_threads() > 1), 7)
+        assert torch.cat(parts).tolist() == list(range(7))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

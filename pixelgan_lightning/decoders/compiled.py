@@ -18,8 +18,8 @@ from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels
 
 Array = np.ndarray[Any, Any]
 
-# The coefficients of p(x) = x (1 + p1 x^2 + ...) and q(x) = 1 + q1 x^2 + ..., where p(x) / q(x) are the first seven terms
-# of Lambert's continued fraction of tanh; then numbers in the type of the network: 1, 1/2, 1/4, the limit of x, 0.
+# The coefficients of p(x) = x (1 + p1 x^2 + ...) and q(x) = 1 + q1 x^2 + ..., where p(x) / q(x) are the first seven
+# terms of Lambert's continued fraction of tanh; then numbers in the type of the network: 1, 1/2, 1/4, the limit of x, 0.
 LAMBERT = (*(p / 135135 for p in (17325, 378, 1, 62370, 3150, 28)), 1, 0.5, 0.25, 4.5, 0)
 
 if TYPE_CHECKING:
@@ -40,13 +40,18 @@ def why_not(decoder: GatedPixelCNN, z: Tensor) -> str | None:
     return None
 
 
+def worth_compiling(decoder: GatedPixelCNN, z: Tensor) -> bool:
+    """Whether so many pixels are drawn that compiling, which is needed once on a machine, may pay."""
+    return z.dtype == torch.float32 and len(z) * decoder.image_shape[1] * decoder.image_shape[2] >= 50_000
+
+
 @torch.no_grad()
 def sample_compiled(
     decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
 ) -> Tensor:
     """As :func:`~pixelgan_lightning.decoders.incremental.sample_incrementally`, where :func:`why_not` gives None.
 
-    The first call of a process compiles, some seconds, or loads what an earlier process compiled.
+    The first call compiles, some ten seconds, or loads what an earlier process compiled.
     """
     from pixelgan_lightning.decoders.kernels import image_loop  # needs numba
 

@@ -17,6 +17,7 @@ Small operations get slower with two threads. Images are spread over threads ins
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def over_threads(work: Callable[[slice], Tensor], n: int) -> list[Tensor]:
     """``work`` on slices of ``range(n)``, one for each of ``torch.get_num_threads()`` threads, each a single thread."""
     threads = max(1, min(torch.get_num_threads(), n))
     bounds = [i * n // threads for i in range(threads + 1)]
-    slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    slices = [slice(a, b) for a, b in itertools.pairwise(bounds)]
     if threads == 1:
         return [work(slices[0])]
 
@@ -185,7 +186,7 @@ class _LayerState:
 
     def start_row(self, v: Tensor, row: int) -> Tensor:
         """The vertical stack of a row, ``[B, W, C]`` to the same; sets what the horizontal one of it starts from."""
-        batch, width, channels = v.shape
+        batch, width, _ = v.shape
         self.rows[:, self.pad + row, self.pad : self.pad + width] = v
         window = self.rows[:, row : row + self.pad + 1 : self.dilation].unfold(2, 2 * self.pad + 1, 1)
         self.patches.copy_(window[..., :: self.dilation].permute(0, 2, 1, 4, 3))

@@ -23,52 +23,58 @@ _inline = numba.njit(forceinline=True, **_options)
 @_inline
 def _multiply_add(out, out_at, a, a_at, a_stride, w, w_at, m, k, n):  # type: ignore[no-untyped-def]
     """``out[m, n] += a[m, k] @ w[k, n]``; rows of ``a`` are ``a_stride`` apart, the others lie behind each other."""
-    i = 0
+    # Unsigned, because numba looks whether a signed index is negative, and then reads element by element.
+    i, un = 0, np.uint64(n)
     while i + 4 <= m:
-        o = out_at + i * n
+        o = np.uint64(out_at + i * n)
         a0 = a_at + i * a_stride
         a1 = a0 + a_stride
         a2 = a1 + a_stride
         a3 = a2 + a_stride
         p = 0
         while p + 4 <= k:
-            x = w_at + p * n
+            x = np.uint64(w_at + p * n)
             a00, a01, a02, a03 = a[a0 + p], a[a0 + p + 1], a[a0 + p + 2], a[a0 + p + 3]
             a10, a11, a12, a13 = a[a1 + p], a[a1 + p + 1], a[a1 + p + 2], a[a1 + p + 3]
             a20, a21, a22, a23 = a[a2 + p], a[a2 + p + 1], a[a2 + p + 2], a[a2 + p + 3]
             a30, a31, a32, a33 = a[a3 + p], a[a3 + p + 1], a[a3 + p + 2], a[a3 + p + 3]
-            for j in range(n):
-                w0, w1, w2, w3 = w[x + j], w[x + n + j], w[x + 2 * n + j], w[x + 3 * n + j]
+            for j in range(un):
+                w0, w1, w2, w3 = w[x + j], w[x + un + j], w[x + np.uint64(2) * un + j], w[x + np.uint64(3) * un + j]
                 out[o + j] += a00 * w0 + a01 * w1 + a02 * w2 + a03 * w3
-                out[o + n + j] += a10 * w0 + a11 * w1 + a12 * w2 + a13 * w3
-                out[o + 2 * n + j] += a20 * w0 + a21 * w1 + a22 * w2 + a23 * w3
-                out[o + 3 * n + j] += a30 * w0 + a31 * w1 + a32 * w2 + a33 * w3
+                out[o + un + j] += a10 * w0 + a11 * w1 + a12 * w2 + a13 * w3
+                out[o + np.uint64(2) * un + j] += a20 * w0 + a21 * w1 + a22 * w2 + a23 * w3
+                out[o + np.uint64(3) * un + j] += a30 * w0 + a31 * w1 + a32 * w2 + a33 * w3
             p += 4
         while p < k:
-            x = w_at + p * n
+            x = np.uint64(w_at + p * n)
             b0, b1, b2, b3 = a[a0 + p], a[a1 + p], a[a2 + p], a[a3 + p]
-            for j in range(n):
+            for j in range(un):
                 w0 = w[x + j]
                 out[o + j] += b0 * w0
-                out[o + n + j] += b1 * w0
-                out[o + 2 * n + j] += b2 * w0
-                out[o + 3 * n + j] += b3 * w0
+                out[o + un + j] += b1 * w0
+                out[o + np.uint64(2) * un + j] += b2 * w0
+                out[o + np.uint64(3) * un + j] += b3 * w0
             p += 1
         i += 4
     while i < m:
-        o = out_at + i * n
+        o = np.uint64(out_at + i * n)
         a0 = a_at + i * a_stride
         p = 0
         while p + 4 <= k:
-            x = w_at + p * n
+            x = np.uint64(w_at + p * n)
             b0, b1, b2, b3 = a[a0 + p], a[a0 + p + 1], a[a0 + p + 2], a[a0 + p + 3]
-            for j in range(n):
-                out[o + j] += b0 * w[x + j] + b1 * w[x + n + j] + b2 * w[x + 2 * n + j] + b3 * w[x + 3 * n + j]
+            for j in range(un):
+                out[o + j] += (
+                    b0 * w[x + j]
+                    + b1 * w[x + un + j]
+                    + b2 * w[x + np.uint64(2) * un + j]
+                    + b3 * w[x + np.uint64(3) * un + j]
+                )
             p += 4
         while p < k:
-            x = w_at + p * n
+            x = np.uint64(w_at + p * n)
             b0 = a[a0 + p]
-            for j in range(n):
+            for j in range(un):
                 out[o + j] += b0 * w[x + j]
             p += 1
         i += 1
@@ -78,39 +84,43 @@ def _multiply_add(out, out_at, a, a_at, a_stride, w, w_at, m, k, n):  # type: ig
 def _fill(out, out_at, a, a_at, m, stride, n):  # type: ignore[no-untyped-def]
     """``m`` rows of ``n`` numbers from rows of ``a`` that are ``stride`` apart; 0 repeats one row."""
     for i in range(m):
-        for j in range(n):
-            out[out_at + i * n + j] = a[a_at + i * stride + j]
+        o, s = np.uint64(out_at + i * n), np.uint64(a_at + i * stride)
+        for j in range(np.uint64(n)):
+            out[o + j] = a[s + j]
+
+
+@_inline
+def _gate(out, out_at, a, a_at, m, c, exact, lambert):  # type: ignore[no-untyped-def]
+    """``out[m, c] = tanh(f) sigmoid(g)`` of the halves of ``a[m, 2c]``."""
+    if exact:
+        for i in range(m):
+            o, s, uc = np.uint64(out_at + i * c), np.uint64(a_at + 2 * i * c), np.uint64(c)
+            for j in range(uc):
+                f, g = a[s + j], a[s + uc + j]
+                out[o + j] = math.tanh(f) / (1 + math.exp(-g))
+    else:
+        # Lambert's continued fraction of tanh, seven terms deep, is p(x) / q(x); at |x| <= 4.5 it is exact to float32,
+        # and tanh(2x) = 2pq / (p^2 + q^2) reaches 9, where tanh is 1. Then sigmoid(4x) = (p + q)^2 / 2(p^2 + q^2).
+        p1, p2, p3 = lambert[0], lambert[1], lambert[2]
+        q1, q2, q3 = lambert[3], lambert[4], lambert[5]
+        one, half, quarter, limit = lambert[6], lambert[7], lambert[8], lambert[9]
+        for i in range(m):
+            o, s, uc = np.uint64(out_at + i * c), np.uint64(a_at + 2 * i * c), np.uint64(c)
+            for j in range(uc):
+                f, g = a[s + j] * half, a[s + uc + j] * quarter
+                f = min(max(f, -limit), limit)
+                g = min(max(g, -limit), limit)
+                y, z = f * f, g * g
+                pf, qf = f * (one + y * (p1 + y * (p2 + y * p3))), one + y * (q1 + y * (q2 + y * q3))
+                pg, qg = g * (one + z * (p1 + z * (p2 + z * p3))), one + z * (q1 + z * (q2 + z * q3))
+                t = pg + qg
+                out[o + j] = pf * qf * t * t / ((pf * pf + qf * qf) * (pg * pg + qg * qg))
 
 
 @functools.cache
 def image_loop(channels: int, exact: bool) -> Callable[..., None]:
     """The compiled loop for decoders of so many channels; ``exact``: tanh of the C library (for float64)."""
     c, n = channels, 2 * channels
-
-    @numba.njit(forceinline=True, **_options)
-    def gate(out, out_at, a, a_at, m, lambert):  # type: ignore[no-untyped-def]
-        """``out[m, c] = tanh(f) sigmoid(g)`` of the halves of ``a[m, 2c]``."""
-        if exact:
-            for i in range(m):
-                for j in range(c):
-                    f, g = a[a_at + i * n + j], a[a_at + i * n + c + j]
-                    out[out_at + i * c + j] = math.tanh(f) / (1 + math.exp(-g))
-        else:
-            # Lambert's continued fraction of tanh, seven terms deep, is p(x) / q(x); at |x| <= 4.5 it is exact to float32,
-            # and tanh(2x) = 2pq / (p^2 + q^2) reaches 9, where tanh is 1. Then sigmoid(4x) = (p + q)^2 / 2(p^2 + q^2).
-            p1, p2, p3 = lambert[0], lambert[1], lambert[2]
-            q1, q2, q3 = lambert[3], lambert[4], lambert[5]
-            one, half, quarter, limit = lambert[6], lambert[7], lambert[8], lambert[9]
-            for i in range(m):
-                for j in range(c):
-                    f, g = a[a_at + i * n + j] * half, a[a_at + i * n + c + j] * quarter
-                    f = min(max(f, -limit), limit)
-                    g = min(max(g, -limit), limit)
-                    y, z = f * f, g * g
-                    pf, qf = f * (one + y * (p1 + y * (p2 + y * p3))), one + y * (q1 + y * (q2 + y * q3))
-                    pg, qg = g * (one + z * (p1 + z * (p2 + z * p3))), one + z * (q1 + z * (q2 + z * q3))
-                    s = pg + qg
-                    out[out_at + i * c + j] = pf * qf * s * s / ((pf * pf + qf * qf) * (pg * pg + qg * qg))
 
     @numba.njit(cache=True, **_options)
     def draw(x, u, given, images, sizes, reaches, dilations, first, layers, head, temperature, lambert):  # type: ignore[no-untyped-def]
@@ -130,10 +140,10 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
         flat_image = image.reshape(-1)
         image_size = (first_reach + height) * padded_width * colours
         rows_at, columns_at = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
-        for l in range(count):
-            pad = reach * dilations[l]
-            rows_at[l + 1] = rows_at[l] + TILE * (height + pad) * (width + 2 * pad) * c
-            columns_at[l + 1] = columns_at[l] + (width + pad) * TILE * c
+        for layer in range(count):
+            pad = reach * dilations[layer]
+            rows_at[layer + 1] = rows_at[layer] + TILE * (height + pad) * (width + 2 * pad) * c
+            columns_at[layer + 1] = columns_at[layer] + (width + pad) * TILE * c
         rows, columns = np.zeros(rows_at[count], kind), np.zeros(columns_at[count], kind)
         before = np.empty(width * n, kind)  # a row before its gates
         v = np.empty(TILE * width * c, kind)
@@ -170,27 +180,27 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
                     for column in range(width):
                         for j in range(c):
                             start_first[(column * TILE + b) * c + j] = before[column * c + j]
-                    for l in range(count):
-                        d = dilations[l]
+                    for layer in range(count):
+                        d = dilations[layer]
                         pad = reach * d
                         line = (width + 2 * pad) * c
-                        base = rows_at[l] + b * (height + pad) * line
+                        base = rows_at[layer] + b * (height + pad) * line
                         to = base + (pad + row) * line + pad * c
                         for j in range(width * c):
                             rows[to + j] = v[v_at + j]
-                        at = bias_at[0] * l + bias_at[1] * (tile + b) + bias_at[2] * row
+                        at = bias_at[0] * layer + bias_at[1] * (tile + b) + bias_at[2] * row
                         _fill(before, 0, bias_v, at, width, bias_at[3], n)
                         for a in range(reach + 1):
                             for k in range(2 * reach + 1):
-                                tap = ((l * (reach + 1) + a) * (2 * reach + 1) + k) * c * n
+                                tap = ((layer * (reach + 1) + a) * (2 * reach + 1) + k) * c * n
                                 source = base + (row + a * d) * line + k * d * c
                                 _multiply_add(before, 0, rows, source, c, w_v, tap, width, c, n)
-                        gate(v, v_at, before, 0, width, lambert)
+                        _gate(v, v_at, before, 0, width, c, exact, lambert)
                         _fill(before, 0, bias_h, at, width, bias_at[3], n)
-                        _multiply_add(before, 0, v, v_at, c, w_link, l * c * n, width, c, n)
+                        _multiply_add(before, 0, v, v_at, c, w_link, layer * c * n, width, c, n)
                         for column in range(width):
                             for j in range(n):
-                                start[((l * width + column) * TILE + b) * n + j] = before[column * n + j]
+                                start[((layer * width + column) * TILE + b) * n + j] = before[column * n + j]
 
                 # ---- the horizontal stacks, pixel by pixel, all images of the tile at once
                 for column in range(width):
@@ -199,22 +209,22 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
                     for b in range(t):
                         source = b * image_size + ((first_reach + row) * padded_width + column) * colours
                         _multiply_add(h, b * c, flat_image, source, 0, first_h, 0, 1, first_reach * colours, c)
-                    for l in range(count):
-                        d = dilations[l]
-                        here = columns_at[l] + (column + reach * d) * TILE * c
+                    for layer in range(count):
+                        d = dilations[layer]
+                        here = columns_at[layer] + (column + reach * d) * TILE * c
                         for j in range(t * c):
                             columns[here + j] = h[j]
                         for j in range(t * n):
-                            gates[j] = start[(l * width + column) * TILE * n + j]
+                            gates[j] = start[(layer * width + column) * TILE * n + j]
                         for k in range(reach + 1):
-                            tap = (l * (reach + 1) + k) * c * n
-                            source = columns_at[l] + (column + k * d) * TILE * c
+                            tap = (layer * (reach + 1) + k) * c * n
+                            source = columns_at[layer] + (column + k * d) * TILE * c
                             _multiply_add(gates, 0, columns, source, c, w_h, tap, t, c, n)
-                        gate(gated, 0, gates, 0, t, lambert)
+                        _gate(gated, 0, gates, 0, t, c, exact, lambert)
                         for b in range(t):
                             for j in range(c):
-                                h[b * c + j] += b_out[l * c + j]
-                        _multiply_add(h, 0, gated, 0, c, w_out, l * c * c, t, c, c)
+                                h[b * c + j] += b_out[layer * c + j]
+                        _multiply_add(h, 0, gated, 0, c, w_out, layer * c * c, t, c, c)
 
                     # ---- the head, channel after channel
                     if given[row, column]:
