@@ -105,7 +105,7 @@ def add_unfinished_business(trainer: pl.Trainer, checkpoint: dict[str, Any], ext
         extra: gets ``pending_log``, the step and the row of the logs, where one is due.
     """
     loop = trainer.fit_loop.epoch_loop
-    batches = loop.batch_progress
+    batches: Any = loop.batch_progress
     if not trainer.training or batches.total.processed != batches.total.completed + 1:
         return  # not between a training batch and its end
     if trainer.loggers and trainer._logger_connector.should_update_logs:
@@ -145,7 +145,7 @@ def remember_last_checkpoint(trainer: pl.Trainer) -> None:
 
 def forget_cut_off_validation(trainer: pl.Trainer) -> None:
     """Let Lightning's counters of validation batches agree again, when a cut-off validation begins anew."""
-    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
     total.ready = total.started = total.processed = total.completed
 
 
