@@ -631,7 +631,7 @@ class PixelGAN(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for derived in ("latent_dim", "img_dim"):
-            checkpoint["hyper_parameters"].pop(derived)
+            checkpoint.get("hyper_parameters", {}).pop(derived, None)
         data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         checkpoint["pixelgan_lightning"] = {"version": __version__, "split_hash": getattr(data, "split_hash", None)}
 
