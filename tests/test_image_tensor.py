@@ -96,6 +96,13 @@ def test_splits_leave_unlabelled_images_in_their_proportion(tmp_path: Path) -> N
     assert not torch.equal(val, other.split_indices("val"))
 
 
+def test_unlabelled_images_count_for_no_class(tmp_path: Path) -> None:
+    few = torch.where((LABELS == 0) & (torch.arange(60) > 20), -1, LABELS)  # three images of class 0 are left
+    module = ImageTensorDataModule(save(tmp_path / "x.npz", labels=few), batch_size=10, num_labelled=40)
+    with pytest.raises(ConfigurationError, match=r"num_labelled=40 asks for 4 .* has [23] of class 0"):
+        module.setup("fit")
+
+
 def test_without_any_label_there_are_no_classes(tmp_path: Path) -> None:
     path = save(tmp_path / "x.npz", labels=None)
     module = ImageTensorDataModule(path, batch_size=10)

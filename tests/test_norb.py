@@ -82,6 +82,7 @@ WHOLE = binary_matrix(np.arange(12, dtype=np.int32).reshape(3, 4))
         (WHOLE[:7] + b"\xff" + WHOLE[8:], "-16777214 dimensions: allowed are 1 to 8"),
         (WHOLE[:8] + b"\0" + WHOLE[9:], r"dimensions \[0, 4\]: allowed are numbers >= 1"),
     ],
+    ids=["empty", "header", "short", "long", "order", "magic", "none", "negative", "zero"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str, packed: bool) -> None:
     path = tmp_path / ("x.mat.gz" if packed else "x.mat")
