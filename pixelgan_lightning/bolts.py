@@ -123,7 +123,7 @@ class BoltsDataModule(ImageDataModule):
 
     def load_split(self, source: Source) -> tuple[Tensor, Tensor]:
         """All images of a file, those for validation too, and their labels."""
-        dataset = self._part("train").dataset if source == "train" else self._dataset("test")
+        dataset: Any = self._part("train").dataset if source == "train" else self._dataset("test")
         # Item by item: data sets may do more in __getitem__ than their transforms say, BinaryMNIST does.
         items = [dataset[i] for i in range(len(dataset))]
         images = torch.stack([image for image, _ in items]) * 255

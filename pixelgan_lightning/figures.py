@@ -143,15 +143,16 @@ def code_scatter(codes: Tensor, labels: Tensor, prior: Tensor | None = None, tit
     axes.tick_params(labelsize=_FONT_SIZE)
     points, of = codes.detach().cpu().numpy(), labels.cpu().numpy()
     if prior is not None:
-        axes.scatter(*prior.detach().cpu().numpy().T, s=3, color="0.8", linewidths=0, label="prior")
+        samples = prior.detach().cpu().numpy()
+        axes.scatter(samples[:, 0], samples[:, 1], s=3, color="0.8", linewidths=0, label="prior")
     known = sorted(set(of.tolist()) - {label for label in of.tolist() if label < 0})
     for place, label in enumerate(known):
         colour = colormaps["tab10" if len(known) <= 10 else "gist_rainbow"](
             place if len(known) <= 10 else place / len(known)
         )
-        axes.scatter(*points[of == label].T, s=5, color=colour, linewidths=0, label=str(label))
+        axes.scatter(points[of == label, 0], points[of == label, 1], s=5, color=colour, linewidths=0, label=str(label))
     if (of < 0).any():
-        axes.scatter(*points[of < 0].T, s=5, color="black", linewidths=0, label="unknown")
+        axes.scatter(points[of < 0, 0], points[of < 0, 1], s=5, color="black", linewidths=0, label="unknown")
     if len(known) <= 20:
         axes.legend(fontsize=_FONT_SIZE - 1, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     if title is not None:

@@ -42,7 +42,8 @@ def write(path: Path, figure: Figure | None = None, **arrays: Any) -> None:
             figure.savefig(unfinished, format="png", dpi=figure.dpi)
         else:
             with unfinished.open("wb") as file:
-                np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()})
+                content: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+                np.savez_compressed(file, **content)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
