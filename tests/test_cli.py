@@ -490,7 +490,7 @@ def test_unusable_arguments(arguments: list[str], expected: list[str], capsys: p
             ["columns=0", "allowed are integers >= 1"],
         ),
         ({"ckpt_path": "last.ckpt"}, ["ckpt_path", "command line"]),
-        ("model: [", ["parsing", "line 2"]),
+        ("model: [", ["config=bad.yaml", "parsing", "line 1"]),
     ],
 )
 def test_unusable_configurations(content: Any, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
