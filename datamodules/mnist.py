@@ -114,7 +114,8 @@ class MNISTDataModule(ImageDataModule):
             ) as error:
                 raise ConfigurationError(
                     f"data_dir={str(self.data_dir)!r}: {path} is damaged or no IDX file of unsigned bytes "
-                    f"({str(error) or type(error).__name__}): allowed is the file as published, uncompressed or with .gz at the end of its name"
+                    f"({str(error) or type(error).__name__}): allowed is the file as published, uncompressed or "
+                    "with .gz at the end of its name"
                 ) from error
         images, labels = tensors
         if images.shape[1:] == (28, 28):  # anything else is left for the check of its shape
