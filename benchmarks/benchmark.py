@@ -276,8 +276,8 @@ def table(results: Results) -> str:
         "",
         "## Sampling",
         "",
-        "1x28x28, Bernoulli, 32 channels, 7 gated layers. The floor is the useful arithmetic of one pass at the speed of "
-        "the convolution; naive is a frozen copy of the network with a whole pass for every pixel (one pass is timed).",
+        "1x28x28, Bernoulli, 32 channels, 7 gated layers. The floor is the useful arithmetic of one pass at the speed "
+        "of the convolution; naive is a frozen copy of the network with a whole pass for every pixel (one pass is timed).",
         "",
         "| sampler | batch | s / image | x naive | x floor |",
         "|---|---|---|---|---|",
@@ -290,8 +290,8 @@ def table(results: Results) -> str:
         "",
         "## Training",
         "",
-        "Forward, backward and Adam step of the decoder, batch 64; useful arithmetic only, as a share of the forward and "
-        "backward pass of a 3x3 convolution with as many channels.",
+        "Forward, backward and Adam step of the decoder, batch 64; useful arithmetic only, as a share of the forward "
+        "and backward pass of a 3x3 convolution with as many channels.",
         "",
         "| mode | channels | images / s | GFLOP/s | share of convolution | first step, s |",
         "|---|---|---|---|---|---|",
