@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint wheel docs clean
+.PHONY: help setup demo test lint bench wheel docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ lint: setup ## check style, formatting and types
 	@rm -rf build/lib build/typecheck
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typecheck .
 	MYPYPATH=build/typecheck $(BIN)/mypy --package pixelgan_lightning
+
+bench: setup ## measure speed against the machine's limits: benchmarks/results.json, docs/benchmarks.md
+	$(BIN)/python benchmarks/benchmark.py
 
 wheel: setup ## build the wheel into dist/
 	@rm -rf build/lib dist

@@ -18,9 +18,8 @@ from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels
 
 Array = np.ndarray[Any, Any]
 
-# The coefficients of p(x) = x (1 + p1 x^2 + ...) and q(x) = 1 + q1 x^2 + ..., where p(x) / q(x) are the first seven
-# terms of Lambert's continued fraction of tanh. Then, in the type
-# of the network: 1, 1/2, 1/4, the limit of x, 0.
+# p1, p2, p3, q1, q2, q3 of p(x) = x (1 + p1 x^2 + ...) and q(x) = 1 + q1 x^2 + ..., where p(x) / q(x) are the first
+# seven terms of Lambert's continued fraction of tanh; then 1, 1/2, 1/4, the limit of x and 0, in the network's type.
 LAMBERT = (*(p / 135135 for p in (17325, 378, 1, 62370, 3150, 28)), 1, 0.5, 0.25, 4.5, 0)
 
 if TYPE_CHECKING:
