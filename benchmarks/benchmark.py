@@ -277,7 +277,7 @@ def table(results: Results) -> str:
         "## Sampling",
         "",
         "1x28x28, Bernoulli, 32 channels, 7 gated layers. The floor is the useful arithmetic of one pass at the speed "
-        "of the convolution; naive is a frozen copy of the network with a whole pass for every pixel (one pass is timed).",
+        "of the convolution; naive is a frozen copy of the network with a pass for every pixel (one is timed).",
         "",
         "| sampler | batch | s / image | x naive | x floor |",
         "|---|---|---|---|---|",

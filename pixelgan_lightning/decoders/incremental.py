@@ -65,17 +65,20 @@ def over_threads(work: Callable[[slice], Tensor], n: int) -> list[Tensor]:
     if threads == 1:
         return [work(slices[0])]
 
-    def alone(part: slice) -> Tensor:
-        # The setting is that of the calling thread, except that threads to come start with the last one set.
+    def single() -> None:
+        # A thread takes over the last setting of any thread the first time it asks, and keeps its own from then on.
+        torch.get_num_threads()
         torch.set_num_threads(1)
-        try:
-            with torch.no_grad():
-                return work(part)
-        finally:
-            torch.set_num_threads(threads)
 
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(alone, slices))
+    def without_gradients(part: slice) -> Tensor:
+        with torch.no_grad():  # a setting of the thread, too
+            return work(part)
+
+    try:
+        with ThreadPoolExecutor(threads, initializer=single) as pool:
+            return list(pool.map(without_gradients, slices))
+    finally:
+        torch.set_num_threads(threads)  # for threads to come
 
 
 class _Sampler:
