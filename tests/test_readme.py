@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -37,6 +38,20 @@ def test_own_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     main([*command.split(), "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--run_dir", "run"])
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
     assert "my_priors.Ring" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_own_data_and_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for snippet in PYTHON:
+        if name := re.match(r"# (my_(?:data|callbacks)\.py)", snippet):
+            (tmp_path / name[1]).write_text(snippet)
+    (command,) = re.findall(r"pixelgan (fit .*my_data.Stripes.*)", README)
+    main([*command.split(), "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--run_dir", "run"])
+    with (tmp_path / "run" / "fit" / "metrics.csv").open() as file:
+        ink = [float(row["val/ink"]) for row in csv.DictReader(file) if row["val/ink"]]
+    assert len(ink) == 1
+    assert 0 < ink[0] < 1
 
 
 def test_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
