@@ -52,8 +52,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     write_norb(folder, pairs=1300)  # with 200 labels of every class, also without a fifth for validation
     return {
         "DigitsDataModule": {},
-        "MNISTDataModule": {"data_dir": str(folder), "num_val": 100, "download": False},
-        "FashionMNISTDataModule": {"data_dir": str(folder), "num_val": 100, "download": False},
+        "MNISTDataModule": {"data_dir": str(folder), "num_val": 100, "download": False, "batch_size": 50},
+        "FashionMNISTDataModule": {"data_dir": str(folder), "num_val": 100, "download": False, "batch_size": 50},
         "SVHNDataModule": {"data_dir": str(folder), "num_val": 100, "side": 8, "download": False},
         "NORBDataModule": {"data_dir": str(folder), "side": 8, "download": False},
     }
