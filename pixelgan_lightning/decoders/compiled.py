@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelgan_lightning.decoders.incremental import over_threads
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels
@@ -74,19 +74,23 @@ def sample_compiled(
         _, h, w, f = bias.shape
         return [h * w * f, w * f if h > 1 else 0, f if w > 1 else 0]
 
+    def bias_of(convolution: nn.Conv2d) -> Tensor:
+        assert convolution.bias is not None
+        return convolution.bias
+
     no_bias = z.new_zeros(1, c, 1, 1)
     bias_v, bias_h = (last(b if isinstance(b, Tensor) else no_bias) for b in decoder.first_biases(code))
     first = (
         flat(decoder.first_vertical.weight.permute(2, 3, 1, 0)),
         flat(decoder.first_horizontal.weight.permute(2, 3, 1, 0)),
         flat(decoder.first_link.weight.flatten(1).t()),
-        flat(bias_v + decoder.first_vertical.bias),
-        flat(bias_h + decoder.first_horizontal.bias),
+        flat(bias_v + bias_of(decoder.first_vertical)),
+        flat(bias_h + bias_of(decoder.first_horizontal)),
         np.array(steps(bias_v)),
     )
     biases = [tuple(last(b) for b in layer.biases(code)) for layer in layers]
-    biases_v = [b + layer.vertical.bias for (b, _), layer in zip(biases, layers, strict=True)]
-    biases_h = [b + layer.horizontal.bias for (_, b), layer in zip(biases, layers, strict=True)]
+    biases_v = [b + bias_of(layer.vertical) for (b, _), layer in zip(biases, layers, strict=True)]
+    biases_h = [b + bias_of(layer.horizontal) for (_, b), layer in zip(biases, layers, strict=True)]
     bias_steps = [biases_v[0].numel(), *steps(biases_v[0])] if layers else [0, 0, 0, 0]
     gated = (
         flat(*(layer.vertical.weight.permute(2, 3, 1, 0) for layer in layers)),
