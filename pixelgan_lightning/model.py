@@ -194,6 +194,8 @@ class PixelGAN(Phases, Resumable):
                 f"label_aware=True with prior={type(self.prior).__name__} is not usable: allowed are priors with "
                 f"num_components={num_classes}, one for each class"
             )
+        if agree or label_warmup_steps:
+            self._require_categories()
         if compile_decoder:
             self.decoder.compile()  # in place: the keys of the state dict stay as they are
         if init_from is not None:
@@ -216,7 +218,7 @@ class PixelGAN(Phases, Resumable):
         return model.eval()
 
     def _require_categories(self) -> None:
-        if type(self.posterior).logits is Posterior.logits:
+        if self.prior.num_categories is None or type(self.posterior).logits is Posterior.logits:
             self.posterior.logits(torch.empty(0))  # says why it cannot
 
     def _with_category(self, z: Tensor, one_hot: Tensor) -> Tensor:
@@ -306,11 +308,11 @@ class PixelGAN(Phases, Resumable):
             log(f"{split}/reconstruction_one_hot", -self.reconstruct(x, self._with_category(z, one_hot)).mean())
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Index, label and code of every image; category and probability where the code is categorical."""
-        code = self.encode(batch["image"])
-        row = {"index": batch["index"], "label": batch["label"], "code": code}
-        if self.prior.num_categories is not None:
-            row["probability"], row["category"] = code[:, self.prior.category_slice or slice(None)].max(1)
+        """Index, label and code of every image; category and ``q(y|x)`` of it where the code is categorical."""
+        x = batch["image"]
+        row = {"index": batch["index"], "label": batch["label"], "code": self.encode(x)}
+        if self.prior.num_categories is not None:  # a one-hot code does not tell the probability
+            row["probability"], row["category"] = self.category_logits(x).softmax(1).max(1)
         return row
 
     def on_validation_epoch_end(self) -> None:

@@ -36,7 +36,7 @@ class Resumable(ManualOptimization):
 
     @property
     def global_step(self) -> int:
-        """Batches trained on; outside ``fit`` those behind the loaded weights, which Lightning does not know."""
+        """Batches trained on; outside ``fit`` those behind the weights, which Lightning does not know."""
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             return int(super().global_step)
         return self._trained_steps or int(super().global_step)
@@ -68,6 +68,9 @@ class Resumable(ManualOptimization):
         log_unfinished_business(self.trainer, self._resumed)
         remember_last_checkpoint(self.trainer)
         self._resumed = {}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._trained_steps = self.global_step
 
     def on_validation_start(self) -> None:
         forget_cut_off_validation(self.trainer)
