@@ -43,8 +43,9 @@ def exact_device(pl_module: pl.LightningModule) -> torch.device:
 
 def has_density(prior: Prior) -> bool:
     """Whether a prior knows its ``log_prob``, which is optional."""
+    device = next((buffer.device for buffer in prior.buffers()), torch.device("cpu"))
     try:
-        prior.log_prob(torch.zeros(1, prior.code_dim))
+        prior.log_prob(torch.zeros(1, prior.code_dim, device=device))
     except NotImplementedError:
         return False
     return True

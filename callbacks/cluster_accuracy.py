@@ -169,7 +169,7 @@ class ClusterAccuracy(pl.Callback):
             if getattr(getattr(trainer, "datamodule", None), "num_labelled", None):
                 values["accuracy"] = mapped_accuracy(counts, torch.arange(len(counts)))
         finite = pl_module.prior.enumerate()
-        if finite is not None:
+        if finite is not None and len(finite[1]) == pl_module.prior.num_categories:  # one code for each category
             values["marginal_kl"] = usage.marginal_kl(finite[1])
         # The values are the same on all processes already; sync_dist only keeps Lightning from warning.
         pl_module.log(f"{split}/cluster_accuracy", accuracy, prog_bar=True, sync_dist=True)

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from pixelgan_lightning.messages import say
 
@@ -21,6 +21,8 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
 
     The run continues from there as if it had not been stopped. Where several processes train, all of them stop after
     the same batch, whichever got the signal. A second signal ends the process at once, without a checkpoint.
+
+    Beside it Lightning adds no ``ModelCheckpoint`` of its own: name one for checkpoints without a signal.
 
     Args:
         folder: where ``last.ckpt`` goes; None for the folder of the trainer's first ``ModelCheckpoint``, or else
@@ -71,8 +73,10 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
         raise SystemExit(128 + (self.received or signal.SIGTERM) if trainer.is_global_zero else 0)
 
     def _path(self, trainer: pl.Trainer) -> Path:
-        folder = self.folder or getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
-        return Path(folder) / "last.ckpt"
+        folders = (
+            callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)
+        )
+        return Path(self.folder or next(folders, None) or trainer.default_root_dir) / "last.ckpt"
 
     def _restore_handlers(self) -> None:
         for number, handler in self._former.items():

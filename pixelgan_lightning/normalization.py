@@ -48,7 +48,8 @@ class BatchNorm(nn.Module):
         return self._forward_distributed(x)
 
     def _forward_distributed(self, x: Tensor) -> Tensor:
-        rows = x.transpose(0, 1).flatten(1)  # [C, N]
+        exact = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x  # they cannot count the pixels
+        rows = exact.transpose(0, 1).flatten(1)  # [C, N]
         count = torch.full_like(rows[:, :1], rows.shape[1])
         total, count = sum_over_processes(torch.cat([rows.sum(1, keepdim=True), count], 1)).split(1, dim=1)
         mean = total / count
@@ -58,10 +59,10 @@ class BatchNorm(nn.Module):
                 self.running_mean.lerp_(mean.squeeze(1), self.momentum)
                 self.running_var.lerp_((var * count / (count - 1)).squeeze(1), self.momentum)
         shape = [1, -1] + [1] * (x.dim() - 2)
-        y = (x - mean.view(shape)) * (var.view(shape) + self.eps).rsqrt()
+        y = (exact - mean.view(shape)) * (var.view(shape) + self.eps).rsqrt()
         if self.weight is not None and self.bias is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y
+        return y.to(x.dtype)
 
 
 class _SumOverProcesses(torch.autograd.Function):

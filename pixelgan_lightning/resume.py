@@ -15,10 +15,65 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from pixelgan_lightning import __version__
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.manual_optimization import ManualOptimization
 
 EPOCH_LOOP = "epoch_loop."
 VALIDATION_LOOP = "epoch_loop.val_loop."
+
+DERIVED = ("latent_dim", "img_dim")
+"""Names in ``hparams`` that callbacks of other packages look for; they follow from the arguments and are not stored."""
+
+
+class Resumable(ManualOptimization):
+    """A model whose checkpoints hold what a continued run needs, and that refuses those of another run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trained_steps = 0
+        self._resumed: dict[str, Any] = {}  # what the checkpoint that a fit continues says about its run
+
+    @property
+    def global_step(self) -> int:
+        """Batches trained on; outside ``fit`` those behind the weights, which Lightning does not know."""
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            return int(super().global_step)
+        return self._trained_steps or int(super().global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for derived in DERIVED:
+            checkpoint.get("hyper_parameters", {}).pop(derived, None)
+        about: dict[str, Any] = {"version": __version__, "split_hash": None}
+        trainer = self._trainer
+        if trainer is not None:
+            about["split_hash"] = getattr(getattr(trainer, "datamodule", None), "split_hash", None)
+            about["images_per_step"] = images_per_step(trainer)
+            about["gradient_sums"] = self._gradient_sums
+            add_unfinished_business(trainer, checkpoint, about)
+        checkpoint["pixelgan_lightning"] = about
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        described = checkpoint.get("hyper_parameters", {})
+        mine = {name: value for name, value in self.hparams.items() if name not in DERIVED}
+        require_same_model(self.state_dict(), checkpoint["state_dict"], mine, described)
+        self._trained_steps = int(checkpoint.get("global_step", 0))
+        self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
+        if self._trainer is not None:
+            require_same_stream(self._trainer, self._resumed)
+
+    def on_train_start(self) -> None:
+        sums = self._resumed.get("gradient_sums", {})
+        self._gradient_sums = {name: [s.to(self.device) for s in total] for name, total in sums.items()}
+        log_unfinished_business(self.trainer, self._resumed)
+        remember_last_checkpoint(self.trainer)
+        self._resumed = {}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._trained_steps = self.global_step
+
+    def on_validation_start(self) -> None:
+        forget_cut_off_validation(self.trainer)
 
 
 def images_per_step(trainer: pl.Trainer) -> dict[str, int]:
@@ -150,6 +205,8 @@ def forget_cut_off_validation(trainer: pl.Trainer) -> None:
 
 
 __all__ = [
+    "DERIVED",
+    "Resumable",
     "add_unfinished_business",
     "forget_cut_off_validation",
     "images_per_step",

@@ -676,6 +676,20 @@ class TestBatchNorm:
         assert unchanged()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_batch_norm_of_many_processes_sums_in_float32(dtype: torch.dtype) -> None:
+    """Half of a precision knows no number of pixels above 256 (bfloat16), or 65504 (float16), for certain."""
+    x = (8 * torch.randn(5, 2, 131, 103, generator=keyed_generator("half")) + 100).to(dtype)
+    one, many = BatchNorm(2), BatchNorm(2)
+    with running_statistics(one, many):
+        expected = one(x.float())
+        got = many._forward_distributed(x)
+    assert got.dtype == one(x).dtype
+    assert_close(got.float(), expected, rtol=0, atol=0.03)
+    for name, buffer in one.named_buffers():
+        assert_close(many.get_buffer(name), buffer, rtol=1e-4, atol=0)
+
+
 def shard(rank: int) -> Tensor:
     """Images of one of two processes; the second has another mean."""
     return torch.randn(3, 2, 2, 3, generator=keyed_generator("shard", rank), dtype=torch.float64) + 2 * rank

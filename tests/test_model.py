@@ -32,7 +32,7 @@ from pixelgan_lightning.model import PHASES
 from pixelgan_lightning.normalization import running_statistics
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, GaussianPosterior
-from pixelgan_lightning.priors import Categorical, Gaussian
+from pixelgan_lightning.priors import Categorical, Gaussian, GaussianMixture, ProductPrior
 from pixelgan_lightning.random import keyed_generator
 
 pytestmark = [
@@ -55,6 +55,7 @@ GAUSSIAN: dict[str, Any] = {
     "decoder": GatedPixelCNN(channels=4, layers=1, first_kernel=3, bias="location_dependent", map_channels=2),
     "discriminator": MLPDiscriminator([8]),
 }
+PLANES: dict[str, Any] = {"prior": ProductPrior([Gaussian(1), Gaussian(2)])}
 KINDS = {"categorical": CATEGORICAL, "gaussian": GAUSSIAN}
 
 
@@ -404,6 +405,16 @@ class TestSteps:
         fit(tiny(**arguments), batches(3), max_steps=5, max_epochs=-1, callbacks=[callback], enable_checkpointing=True)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["step=2.ckpt", "step=4.ckpt"]
 
+    def test_of_a_continued_fit_counts_on_outside_of_it(self, tmp_path: Path) -> None:
+        fit(tiny(), batches(2)).save_checkpoint(tmp_path / "two.ckpt")
+        model, run = tiny(), trainer(max_epochs=2)
+        run.fit(model, loader(batches(2)), ckpt_path=tmp_path / "two.ckpt")
+        data = loader([{"image": images(2, 0)}])
+        (logged,) = run.test(model, data, verbose=False)
+        assert logged["step"] == 4
+        (logged,) = run.test(model, data, ckpt_path=tmp_path / "two.ckpt", verbose=False)
+        assert logged["step"] == 2
+
     def test_learning_rates_by_step(self) -> None:
         model = tiny(
             reconstruction={"lr": 0.1, "schedule": "linear", "final_lr_factor": 0.5},
@@ -540,6 +551,16 @@ class TestEvaluation:
         assert row["index"] is batch["index"]
         assert row["label"] is batch["label"]
         assert set(tiny(**GAUSSIAN).predict_step(batch, 0)) == {"index", "label", "code"}
+
+    def test_predictions_of_one_hot_codes_have_the_probability_of_the_softmax(self) -> None:
+        soft, hard = tiny(), tiny(posterior=CategoricalPosterior(straight_through="argmax"))
+        hard.load_state_dict(soft.state_dict())
+        batch = {"image": images(4, "predict"), "label": torch.zeros(4), "index": torch.arange(4)}
+        of_soft, of_hard = soft.predict_step(batch, 0), hard.predict_step(batch, 0)
+        assert (of_hard["code"].amax(1) == 1).all()
+        assert of_hard["probability"].max() < 1
+        close(of_hard["probability"], of_soft["probability"])
+        assert torch.equal(of_hard["category"], of_soft["category"])
 
 
 METHODS: dict[str, Callable[[PixelGAN], Tensor]] = {
@@ -759,6 +780,14 @@ class TestCheckpoint:
 UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "accumulate_batches": (lambda: tiny(accumulate_batches=0), "accumulate_batches=0 .* >= 1"),
     "label_warmup_steps": (lambda: tiny(label_warmup_steps=-1), "label_warmup_steps=-1 .* multiples"),
+    "label_warmup_without_categories": (
+        lambda: tiny(prior=GaussianMixture(CLASSES), label_aware=True, label_warmup_steps=2),
+        "posterior=DeterministicPosterior has no categories",
+    ),
+    "agree_without_categories": (
+        lambda: tiny(**PLANES, agree=True, augmentation=RandomAffine()),
+        "posterior=DeterministicPosterior has no categories",
+    ),
     "image_shape": (lambda: tiny(image_shape=(28, 28)), r"image_shape=\[28, 28\] .* three numbers >= 1"),
     "empty_image": (lambda: tiny(image_shape=(1, 0, 4)), r"image_shape=\[1, 0, 4\] .* three numbers >= 1"),
     "reconstruction_images": (lambda: tiny(reconstruction_images=0), "reconstruction_images=0 .* >= 1"),
@@ -805,11 +834,19 @@ def unlabelled(x: Tensor) -> dict[str, Any]:
     [
         ({}, {"levels": 5}, "likelihood=Bernoulli with levels=2 .* levels=5"),
         (GAUSSIAN, {"num_labelled": 3}, "posterior=GaussianPosterior has no categories"),
+        (PLANES, {"num_labelled": 3}, "posterior=DeterministicPosterior has no categories"),
         ({"num_classes": 5}, {"num_labelled": 5}, "num_categories=3 .* >= 5"),
         ({}, {"batch": unlabelled(torch.zeros(2, 1, 4, 5))}, r"images of shape \[1, 4, 5\] .* image_shape=\[1, 4, 4\]"),
         ({}, {"batch": unlabelled(torch.full((2, 1, 4, 4), 0.3))}, "image value 0.3 .* levels=2"),
     ],
-    ids=["levels", "labels_without_categories", "too_few_categories", "image_shape", "grey"],
+    ids=[
+        "levels",
+        "labels_without_categories",
+        "labels_without_categories_in_a_product",
+        "too_few_categories",
+        "image_shape",
+        "grey",
+    ],
 )
 def test_data_that_does_not_fit(arguments: dict[str, Any], data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:

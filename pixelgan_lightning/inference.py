@@ -1,0 +1,228 @@
+"""What a trained model does: codes of images, images of codes, likelihoods."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from pixelgan_lightning.decoders import Decoder, Known, draw_uniforms
+from pixelgan_lightning.encoders import Encoder
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.posteriors import GaussianPosterior, Posterior
+from pixelgan_lightning.priors import Prior
+from pixelgan_lightning.random import keyed_generator
+
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", bound="Inference")
+
+
+def inference(method: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
+    """Run a method in evaluation mode and without gradients; the mode of every module is restored afterwards."""
+
+    @functools.wraps(method)
+    def wrapper(self: M, *args: P.args, **kwargs: P.kwargs) -> R:
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                return method(self, *args, **kwargs)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    return wrapper  # type: ignore[return-value]
+
+
+class Inference(pl.LightningModule):
+    """Codes, samples and likelihoods by the components of a model, which a subclass sets and builds."""
+
+    image_shape: tuple[int, int, int]
+    """``(C, H, W)``."""
+
+    prior: Prior
+    posterior: Posterior
+    encoder: Encoder
+    decoder: Decoder
+    likelihood: Likelihood
+
+    def recognise(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Codes ``[B, code_dim]`` in the current mode, with gradients; without ``noise`` the posterior's mode."""
+        if self.prior.code_dim == 0:
+            return x.new_zeros(len(x), 0)
+        return self.posterior(self.encoder(x), noise)
+
+    def reconstruct(self, x: Tensor, z: Tensor) -> Tensor:
+        """``log p(x|z)`` in nats per image, ``[B]``, in the current mode, with gradients."""
+        return self.likelihood.log_prob(self.decoder(x, z), x)
+
+    @inference
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes ``[B, code_dim]`` of images: the mode of ``q(z|x)``."""
+        return self.recognise(x)
+
+    @inference
+    def category_logits(self, x: Tensor) -> Tensor:
+        """Unnormalised ``log q(y|x)``, ``[B, K]``.
+
+        Raises:
+            ConfigurationError: the code is not categorical.
+        """
+        return self.posterior.logits(self.encoder(x))
+
+    @inference
+    def sample(
+        self, codes: Tensor | int, seed: int = 0, temperature: float = 1.0, known: Known | None = None
+    ) -> Tensor:
+        """Draw images ``[N, C, H, W]`` in [0, 1].
+
+        Args:
+            codes: ``[N, code_dim]``, or how many codes to draw from the prior.
+            seed: the draws are a function of it; the global random stream is left alone.
+            temperature: divides the logits of the pixels' distributions.
+            known: pixels that are given; see :meth:`complete`.
+        """
+        generator = keyed_generator("sample", seed)
+        if isinstance(codes, int):
+            codes = self.prior.sample(codes, generator)
+        if codes.dim() != 2 or codes.shape[1] != self.prior.code_dim:
+            raise ConfigurationError(
+                f"codes of shape {list(codes.shape)} are not usable: allowed is [N, {self.prior.code_dim}]"
+            )
+        if not temperature > 0:
+            raise ConfigurationError(f"temperature={temperature} is not usable: allowed are values > 0")
+        codes = codes.to(next(self.decoder.parameters()))
+        uniforms = draw_uniforms(self.decoder, len(codes), generator, codes)
+        return self.decoder.sample(codes, uniforms, temperature, known)
+
+    def complete(
+        self, x: Tensor, rows: int, codes: Tensor | None = None, seed: int = 0, temperature: float = 1.0
+    ) -> Tensor:
+        """Keep the first ``rows`` rows of images ``[B, C, H, W]`` and draw the rest, ``p(x_rest | x_first, z)``.
+
+        Args:
+            x: images in [0, 1]; of the rows that are drawn only the encoder may see anything.
+            rows: 0 to H.
+            codes: ``[B, code_dim]``; None for the codes of ``x`` itself, which the encoder makes of the whole image.
+            seed: key of the draws.
+            temperature: see :meth:`sample`.
+
+        Raises:
+            ConfigurationError: shapes or ``rows`` out of range, image values that are no grey level.
+        """
+        self._check(x)
+        height = self.image_shape[1]
+        if not 0 <= rows <= height:
+            raise ConfigurationError(f"rows={rows} is not usable: allowed are 0 to {height}")
+        codes = self.encode(x) if codes is None else codes
+        if len(codes) != len(x):
+            raise ConfigurationError(f"codes of {len(codes)} images are not usable: allowed are {len(x)}, one for each")
+        mask = torch.zeros(self.image_shape[1:], dtype=torch.bool)
+        mask[:rows] = True
+        return self.sample(codes, seed, temperature, Known(x, mask))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` drawn from ``p(x|z)`` for codes ``[B, code_dim]``; see :meth:`sample`."""
+        return self.sample(z)
+
+    @inference
+    def log_joint(self, x: Tensor, chunk_size: int | None = None) -> Tensor:
+        """``log p(k) + log p(x|k)`` in nats, ``[B, K]``, for a prior with finitely many codes.
+
+        Args:
+            x: images ``[B, C, H, W]``.
+            chunk_size: how many pairs of an image and a code go through the decoder at once, which bounds the memory;
+                None for B, K passes of all images.
+
+        Raises:
+            ConfigurationError: the prior cannot be enumerated.
+        """
+        finite = self.prior.enumerate()
+        if finite is None:
+            raise ConfigurationError(
+                f"prior={type(self.prior).__name__} has no exact log p(x): allowed are priors with finitely "
+                "many codes, for example Categorical"
+            )
+        codes, log_weights = (t.to(x) for t in finite)
+        if chunk_size is None:
+            return torch.stack([self.reconstruct(x, code.repeat(len(x), 1)) for code in codes], 1) + log_weights
+        if chunk_size < 1:
+            raise ConfigurationError(f"chunk_size={chunk_size} is not usable: allowed are numbers >= 1")
+        pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(codes))).to(x.device).view(-1, 2)
+        parts = [self.reconstruct(x[image], codes[code]) for image, code in (p.T for p in pairs.split(chunk_size))]
+        return torch.cat(parts).view(len(x), len(codes)) + log_weights
+
+    def log_prob(self, x: Tensor, chunk_size: int | None = None) -> Tensor:
+        """The exact marginal ``log p(x) = logsumexp_k(log p(k) + log p(x|k))`` in nats per image, ``[B]``.
+
+        Raises:
+            ConfigurationError: the prior cannot be enumerated.
+        """
+        return self.log_joint(x, chunk_size).logsumexp(1)
+
+    @inference
+    def importance_log_prob(self, x: Tensor, num_samples: int = 64, seed: int = 0, widen: float = 1.0) -> Tensor:
+        """``log (1/S) sum_s p(z_s) p(x|z_s) / r(z_s)``, nats per image ``[B]``; z_s from ``r``, Gaussian codes only.
+
+        The proposal ``r(z) = N(mu(x), (widen sigma(x))^2)`` is the encoder's posterior, widened. The estimate of
+        ``p(x)`` is unbiased; that of ``log p(x)`` is a lower bound in expectation, tighter with more samples (Burda
+        et al., 2016). A posterior narrower than the true one gives estimates with heavy tails: widen it.
+
+        Args:
+            x: images ``[B, C, H, W]``.
+            num_samples: S, decoder passes per image.
+            seed: key of the draws.
+            widen: factor on the standard deviation.
+
+        Raises:
+            ConfigurationError: the posterior is not Gaussian, or the prior has no density.
+        """
+        if not isinstance(self.posterior, GaussianPosterior):
+            raise ConfigurationError(
+                f"posterior={type(self.posterior).__name__} gives no importance weights: allowed is GaussianPosterior"
+            )
+        if num_samples < 1 or not widen > 0:
+            raise ConfigurationError(
+                f"num_samples={num_samples} with widen={widen} is not usable: allowed are >= 1 and > 0"
+            )
+        mean, log_scale = self.posterior.moments(self.encoder(x))
+        log_scale = log_scale + math.log(widen)
+        log_weights = []
+        for s in range(num_samples):
+            draw = torch.randn(mean.shape, generator=keyed_generator("importance", seed, s), dtype=torch.float64)
+            z = mean + log_scale.exp() * draw.to(mean)
+            log_proposal = -(0.5 * (draw.square().to(mean) + math.log(2 * math.pi)) + log_scale).sum(1)
+            try:
+                log_prior = self.prior.log_prob(z)
+            except NotImplementedError as error:
+                raise ConfigurationError(
+                    f"prior={type(self.prior).__name__} has no density: allowed are priors with log_prob"
+                ) from error
+            log_weights.append(log_prior + self.reconstruct(x, z) - log_proposal)
+        return torch.stack(log_weights).logsumexp(0) - math.log(num_samples)
+
+    def bayes_posterior(self, x: Tensor, chunk_size: int | None = None) -> Tensor:
+        """``log p(k|x)`` by Bayes' rule, ``[B, K]``: a second, generative classifier beside the encoder.
+
+        Args:
+            x: images ``[B, C, H, W]``.
+            chunk_size: see :meth:`log_joint`.
+
+        Raises:
+            ConfigurationError: the prior cannot be enumerated.
+        """
+        return self.log_joint(x, chunk_size).log_softmax(1)
+
+    def _check(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ConfigurationError(
+                f"images of shape {list(x.shape[1:])} are not usable: image_shape={list(self.image_shape)}"
+            )
+        self.likelihood.check(x)

@@ -1,0 +1,114 @@
+"""Several optimizers in one training step: each phase moves its own parameters, and the step counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pixelgan_lightning.errors import NonFiniteError
+from pixelgan_lightning.optimization import PhaseOptimizer
+
+
+class ManualOptimization(pl.LightningModule):
+    """Gradients, clipping, accumulation and learning rates by phase, and a ``global_step`` that counts batches.
+
+    Attributes:
+        phase_optimizers: settings by phase, in the order of the optimizers that ``configure_optimizers`` returns.
+        accumulate_batches: batches whose gradients are averaged before an optimizer moves.
+    """
+
+    phase_optimizers: dict[str, PhaseOptimizer]
+    accumulate_batches: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self._gradient_sums: dict[str, list[Tensor]] = {}
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[Callable[[Tensor], None]]:
+        """Give the parameters of one phase a gradient and nothing else; yields what applies a loss to them."""
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        optimizer = dict(zip(self.phase_optimizers, optimizers, strict=True))[name]
+
+        def update(loss: Tensor) -> None:
+            self._require_finite(loss, "loss", name)
+            self._log_train(name, loss.detach())
+            self.manual_backward(loss / self.accumulate_batches)
+            self._accumulate_or_step(name, optimizer)
+
+        with self.toggled_optimizer(optimizer):
+            yield update
+
+    def _require_finite(self, value: Tensor, what: str, phase: str) -> None:
+        if not torch.isfinite(value):
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            raise NonFiniteError(
+                f"the {what} of the {phase} phase is {value.item()} at step {self.global_step} (batch "
+                f"{progress.ready - 1} of epoch {self.current_epoch}); checkpoints written before are good"
+            )
+
+    def _accumulate_or_step(self, name: str, optimizer: Any) -> None:
+        """Phases share the encoder, so each keeps the sum of its own gradients between steps."""
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of fp16; it skips steps that are not finite
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        if scaler is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+            self._require_finite(norm, "norm of the gradient", name)
+        if self.accumulate_batches > 1:
+            total = self._gradient_sums.setdefault(name, [torch.zeros_like(p) for p in params])
+            for s, p in zip(total, params, strict=True):
+                if p.grad is not None:
+                    s += p.grad / scale  # the scale may change before the optimizer steps
+            if (self.global_step + 1) % self.accumulate_batches:
+                optimizer.zero_grad()
+                return
+            for s, p in zip(self._gradient_sums.pop(name), params, strict=True):
+                p.grad = s * scale
+        if scaler is None:
+            self._clip(name, optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """With a scaler of half precision gradients can be clipped here only, when Lightning has unscaled them."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            optimizers = zip(self.phase_optimizers, self.trainer.optimizers, strict=True)
+            self._clip(next(phase for phase, other in optimizers if other is optimizer), optimizer)
+
+    def _clip(self, phase: str, optimizer: Any) -> None:
+        clip_norm = self.phase_optimizers[phase].clip_norm
+        if clip_norm is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=clip_norm, gradient_clip_algorithm="norm")
+
+    @contextmanager
+    def _one_step_per_batch(self) -> Iterator[None]:
+        """Let ``global_step`` advance by one per batch, and set the learning rates of this step.
+
+        Lightning counts every ``optimizer.step()`` of manual optimization: with four phases ``max_steps``, checkpoints
+        and loggers would run four times too fast.
+        """
+        total_steps = self.trainer.estimated_stepping_batches
+        optimizers = self.trainer.strategy._lightning_optimizers
+        for settings, optimizer in zip(self.phase_optimizers.values(), optimizers, strict=True):
+            optimizer._on_before_step = optimizer._on_after_step = _nothing
+            settings.set_learning_rates(optimizer.optimizer, self.global_step, total_steps)
+        yield
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def _log_train(self, name: str, value: Tensor, batch_size: int | None = None) -> None:
+        self.log(f"train/{name}", value, prog_bar=name in ("reconstruction", "classification"), batch_size=batch_size)
+
+
+def _nothing() -> None:
+    """Takes the place of Lightning's step counter."""
