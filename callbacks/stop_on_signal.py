@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run at the next batch boundary, with a checkpoint."""
+"""SIGTERM, Ctrl-C and the end of ``max_time`` end a run at the next batch boundary, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from pixelgan_lightning.messages import say
 
@@ -22,6 +22,9 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
     The run continues from there as if it had not been stopped. Where several processes train, all of them stop after
     the same batch, whichever got the signal. A second signal ends the process at once, without a checkpoint.
 
+    When the trainer's ``max_time`` is over (or that of a ``Timer``), the same happens after the batch. Lightning by
+    itself would count the epoch that was cut short as a whole one, and a continued run would leave its rest out.
+
     Beside it Lightning adds no ``ModelCheckpoint`` of its own: name one for checkpoints without a signal.
 
     Args:
@@ -29,7 +32,8 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
             ``default_root_dir``.
 
     Raises:
-        SystemExit: after the checkpoint; on the first process with status 128 + the signal's number.
+        SystemExit: after the checkpoint; on the first process with status 128 + the signal's number, or with 0 when
+            the time was over.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -54,6 +58,7 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._stop_if_asked(trainer)
+        self._stop_if_time_is_over(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking and self._former:
@@ -65,12 +70,31 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if not asked:
             return
-        path = self._path(trainer)
-        trainer.save_checkpoint(path)
+        path = self._save(trainer)
         name = signal.Signals(self.received or signal.SIGTERM).name
         say(f"stopped by {name} at step {trainer.global_step}; checkpoint: {path}")
         # The launcher of several processes kills the first when another fails, so only the first one does.
         raise SystemExit(128 + (self.received or signal.SIGTERM) if trainer.is_global_zero else 0)
+
+    def _stop_if_time_is_over(self, trainer: pl.Trainer) -> None:
+        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+        if not timers:
+            return
+        over = trainer.should_stop and any(_is_over(timer) for timer in timers)
+        over = over and trainer.fit_loop._can_stop_early  # not before min_epochs and min_steps
+        if trainer.world_size > 1:  # their clocks differ
+            over = trainer.strategy.reduce_boolean_decision(over, all=False)
+        if not over:
+            return
+        trainer.should_stop = False  # else a validation would be due
+        path = self._save(trainer)
+        say(f"stopped at step {trainer.global_step}, the time is over; checkpoint: {path}")
+        raise SystemExit(0)
+
+    def _save(self, trainer: pl.Trainer) -> Path:
+        path = self._path(trainer)
+        trainer.save_checkpoint(path)
+        return path
 
     def _path(self, trainer: pl.Trainer) -> Path:
         folders = (
@@ -88,6 +112,11 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
+
+
+def _is_over(timer: Timer) -> bool:
+    remaining = timer.time_remaining()
+    return remaining is not None and remaining <= 0
 
 
 __all__ = ["StopOnSignal"]
