@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -49,6 +50,14 @@ def has_density(prior: Prior) -> bool:
     except NotImplementedError:
         return False
     return True
+
+
+def share_of_images(max_images: int | None, trainer: pl.Trainer) -> float:
+    """How many of ``max_images`` (None: all) this process takes, infinity for all of its own."""
+    if max_images is None:
+        return math.inf
+    share, rest = divmod(max_images, trainer.world_size)
+    return share + (trainer.global_rank < rest)
 
 
 def is_due(trainer: pl.Trainer, every_n_epochs: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pytorch_lightning as pl
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
+
+from pixelgan_lightning.image_files import write
 
 
 def log_figures(trainer: pl.Trainer, figures: Mapping[str, Figure], step: int) -> list[Path]:
@@ -33,10 +34,7 @@ def log_figures(trainer: pl.Trainer, figures: Mapping[str, Figure], step: int) -
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}-step{step:07d}.png" for name in figures}
     for name, figure in figures.items():
-        # Replacing is atomic: whoever watches the folder never sees half a file.
-        unfinished = paths[name].with_suffix(".png.tmp")
-        figure.savefig(unfinished, format="png", dpi=figure.dpi)
-        os.replace(unfinished, paths[name])
+        write(paths[name], figure)
     if trainer.state.fn == TrainerFn.FITTING:
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
     for logger in trainer.loggers:

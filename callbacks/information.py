@@ -17,7 +17,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from pixelgan_lightning.callbacks.arguments import exact_device, has_density, require_at_least, require_splits
+from pixelgan_lightning.callbacks.arguments import (
+    exact_device,
+    has_density,
+    require_at_least,
+    require_splits,
+    share_of_images,
+)
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.information import (
     aggregate_rows,
@@ -172,10 +178,7 @@ class InformationDecomposition(pl.Callback):
         self._factors = _factors(pl_module)
         self._codes = Rows(sum(factor.width for factor in self._factors)).to(device)
         self._means = {name: MeanWithError().to(device) for name in ("log_prob", "distortion", "rate", "gap")}
-        self._left = math.inf
-        if self.max_images is not None:
-            share, rest = divmod(self.max_images, trainer.world_size)
-            self._left = share + (trainer.global_rank < rest)
+        self._left = share_of_images(self.max_images, trainer)
 
     def _update(self, pl_module: Any, batch: dict[str, Tensor]) -> None:
         features = pl_module.encoder(batch["image"])

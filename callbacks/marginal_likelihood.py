@@ -10,7 +10,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from pixelgan_lightning.callbacks.arguments import exact_device, has_density, require_at_least, require_splits
+from pixelgan_lightning.callbacks.arguments import (
+    exact_device,
+    has_density,
+    require_at_least,
+    require_splits,
+    share_of_images,
+)
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.metrics import ClusterAssignment, MeanWithError, mapped_accuracy
@@ -120,10 +126,7 @@ class MarginalLikelihood(pl.Callback):
     def _start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._log_prob = MeanWithError().to(exact_device(pl_module))
         self._bayes = None
-        self._left = math.inf
-        if self.max_images is not None:
-            share, rest = divmod(self.max_images, trainer.world_size)
-            self._left = share + (trainer.global_rank < rest)
+        self._left = share_of_images(self.max_images, trainer)
 
     def _update(self, pl_module: Any, batch: dict[str, Tensor]) -> None:
         count = int(min(len(batch["image"]), self._left))

@@ -193,7 +193,7 @@ class PixelGANCLI(LightningCLI):
                 raise ConfigurationError("ckpt_path in a configuration file is not usable: give it on the command line")
             return
         path = checkpoint_file(checkpoint, _option(args, "--run_dir"))
-        self._stored = _description(path)
+        self._stored = read_checkpoint(path).description
         defaults = _defaults(self._stored)
         try:
             for subparser in self._subcommand_parsers.values():
@@ -299,15 +299,6 @@ class PixelGANCLI(LightningCLI):
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
-
-
-def _description(checkpoint: Path) -> dict[str, Any]:
-    """The arguments of the model in a checkpoint.
-
-    Raises:
-        ConfigurationError: the file is no checkpoint of a :class:`PixelGAN`.
-    """
-    return read_checkpoint(checkpoint).description
 
 
 def _tags(config: Any) -> list[str]:

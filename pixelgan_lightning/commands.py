@@ -25,7 +25,7 @@ from pixelgan_lightning.model_card import model_card
 from pixelgan_lightning.random import keyed_generator
 from pixelgan_lightning.report import write_report
 from pixelgan_lightning.run_folder import CONFIG, run_of
-from pixelgan_lightning.weights import export, read_checkpoint, restore
+from pixelgan_lightning.weights import build, export, read_checkpoint
 
 BATCH = 250
 """Images drawn at a time, which bounds the memory; a part of what a seed means."""
@@ -304,10 +304,7 @@ def _model(arguments: argparse.Namespace) -> PixelGAN:
 
 def _from_checkpoint(path: Path) -> PixelGAN:
     """The model in a checkpoint, with averaged weights where the run averaged them."""
-    stored = read_checkpoint(path)
-    model = PixelGAN(**{**stored.description, "compile_decoder": False})
-    restore(model, stored, f"ckpt_path={path}")
-    return model.eval()
+    return build(PixelGAN, read_checkpoint(path), f"ckpt_path={path}")
 
 
 def _draw(model: PixelGAN, codes: Tensor, arguments: argparse.Namespace) -> Tensor:

@@ -26,7 +26,7 @@ from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import RowDraws
 from pixelgan_lightning.resume import Resumable
-from pixelgan_lightning.weights import read_folder, restore, warm_start
+from pixelgan_lightning.weights import build, read_folder, warm_start
 
 PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
 
@@ -59,8 +59,8 @@ class PixelGAN(Phases, Resumable):
             the images, as in the paper.
         agree: add the agreement phase, which is not in the paper: two views of an image get the same category
             (:func:`~pixelgan_lightning.agreement.pair_information`).
-        reconstruction_images: how many images of each batch, its first, the reconstruction phase sees: the decoder is
-            the expensive part of a step. The other phases see all. None: all.
+        reconstruction_images: how many images of each process's batch, its first, the reconstruction phase sees: the
+            decoder is the expensive part of a step. The other phases see all. None: all.
         label_aware: the discriminator also sees labels, so that each class owns a component of the prior
             (Adversarial Autoencoders, section 2.3). It needs labels and a prior with a component for every class.
         label_warmup_steps: batches at the start that run the classification phase only.
@@ -212,10 +212,7 @@ class PixelGAN(Phases, Resumable):
         Raises:
             ConfigurationError: there is no such model, or its files do not fit together.
         """
-        stored = read_folder(pretrained.folder(name))
-        model = cls(**stored.description)
-        restore(model, stored, f"pretrained={name}")
-        return model.eval()
+        return build(cls, read_folder(pretrained.folder(name)), f"pretrained={name}")
 
     def _require_categories(self) -> None:
         if self.prior.num_categories is None or type(self.posterior).logits is Posterior.logits:

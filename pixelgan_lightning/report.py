@@ -32,6 +32,7 @@ PANELS: Mapping[str, Sequence[str]] = {
     "Discriminator: probability of 'real'": ("train/discriminator_real", "train/discriminator_fake"),
     "Reconstruction, nats per image": ("val/reconstruction", "val/reconstruction_one_hot"),
     "Exact bits per dimension": ("val/bits_per_dim",),
+    "Upper bound of the bits per dimension": ("val/bits_per_dim_upper",),
     "Accuracy": (
         "val/cluster_accuracy",
         "val/cluster_accuracy_majority",

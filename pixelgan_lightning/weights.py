@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
@@ -21,6 +21,8 @@ from pixelgan_lightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pixelgan_lightning.model import PixelGAN
+
+M = TypeVar("M", bound="PixelGAN")
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 EXPORTED = ("encoder", "posterior", "decoder", "prior", "likelihood")
@@ -136,19 +138,29 @@ def export(stored: Stored, folder: Path | str, card: str, half: bool = True) -> 
         raise
 
 
-def restore(model: PixelGAN, stored: Stored, where: str) -> None:
-    """Put all stored weights into a model that was made from their description.
+def build(cls: type[M], stored: Stored, where: str) -> M:
+    """The model that ``stored`` describes, with its weights, in evaluation mode.
+
+    Args:
+        cls: :class:`~pixelgan_lightning.model.PixelGAN` or a subclass.
+        stored: description and weights.
+        where: the argument they come from and its value, for messages.
 
     Raises:
-        ConfigurationError: names or shapes do not match; the discriminator alone may be missing.
+        ConfigurationError: the description has arguments that the model does not know, or names and shapes of the
+            weights do not match it; the discriminator alone may be missing.
     """
     try:
+        model = cls(**{**stored.description, "compile_decoder": False})
         missing, unexpected = model.load_state_dict(stored.tensors, strict=False)
-    except RuntimeError as error:
+    except ConfigurationError:
+        raise
+    except (TypeError, RuntimeError) as error:
         raise ConfigurationError(f"{where} is not usable: {' '.join(str(error).split())}") from error
     wrong = [name for name in missing if is_exported(name)] + unexpected
     if wrong:
         raise ConfigurationError(f"{where} is not usable: its weights do not match its description in {wrong}")
+    return model.eval()
 
 
 def warm_start(model: nn.Module, path: Path | str) -> list[str]:
