@@ -27,7 +27,8 @@ from pixelgan_lightning.errors import ConfigurationError
 Series = dict[int, float]
 
 PANELS: Mapping[str, Sequence[str]] = {
-    "Losses of the encoder and decoder": ("train/reconstruction", "train/classification", "train/agreement"),
+    "Loss of the reconstruction, nats per image": ("train/reconstruction",),
+    "Losses of classification and agreement": ("train/classification", "train/agreement"),
     "Losses of the adversarial phase": ("train/discriminator", "train/generator"),
     "Discriminator: probability of 'real'": ("train/discriminator_real", "train/discriminator_fake"),
     "Reconstruction, nats per image": ("val/reconstruction", "val/reconstruction_one_hot"),
