@@ -136,6 +136,8 @@ def test_damaged_folders(checkpoint: Path) -> None:
             lambda path: path.write_text(path.read_text().replace('"num_features": 8', '"num_features": 9')),
         ),
         ("config.json", lambda path: path.write_text(path.read_text().replace('"layers": 1', '"layers": 2'))),
+        ("config.json", lambda path: path.write_text(path.read_text().replace('"agree": ', '"agrees": '))),
+        ("config.json", lambda path: path.write_text(path.read_text().replace('"layers": 1', '"layrs": 1'))),
         ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9])),
     ]:
         folder = Path(shutil.copytree("mine", "damaged"))
