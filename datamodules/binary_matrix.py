@@ -85,12 +85,23 @@ def read_rows(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], chunk: in
         raise ConfigurationError(f"it goes on behind its {shape[0]} rows: allowed is a whole file and nothing more")
 
 
-def read_matrix(path: Path) -> np.ndarray:
-    """All values of a file.
+def require_size(shape: tuple[int, ...], limit: int) -> None:
+    """Refuse a matrix that is larger than expected before it is read: a packed file may hold a thousand times its size.
 
     Raises:
-        ConfigurationError: the file cannot be read, is damaged or is of another format.
+        ConfigurationError: there are more than ``limit`` values.
+    """
+    if math.prod(shape) > limit:
+        raise ConfigurationError(f"the header says dimensions {list(shape)}: allowed are {limit} values in all")
+
+
+def read_matrix(path: Path, max_values: int = 2**31) -> np.ndarray:
+    """All values of a file of at most ``max_values`` values.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is damaged or is of another format, or has more values.
     """
     with open_matrix(path) as file:
         dtype, shape = read_header(file)
+        require_size(shape, max_values)
         return np.concatenate(list(read_rows(file, dtype, shape, chunk=100_000)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pixelgan_lightning.datamodules.base import ImageDataModule, Source, Split
+from pixelgan_lightning.datamodules.expansion import require_sane_expansion
 from pixelgan_lightning.datamodules.splits import stratified_order
 from pixelgan_lightning.errors import ConfigurationError
 
@@ -154,8 +155,11 @@ def _read_arrays(path: Path) -> tuple[Tensor, Tensor | None]:
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise ConfigurationError("it is one array: allowed is an archive, as numpy.savez writes it")
             with loaded as archive:
+                require_sane_expansion(_unpacked_bytes(path), path.stat().st_size)
                 content = {name: torch.from_numpy(_native(archive[name])) for name in _names(archive.files)}
         elif path.suffix == ".pt":
+            if zipfile.is_zipfile(path):  # else it is in the old format of torch.save, which is not compressed
+                require_sane_expansion(_unpacked_bytes(path), path.stat().st_size)
             content = torch.load(path, weights_only=True, map_location="cpu")
             if not isinstance(content, dict):
                 raise ConfigurationError(f"it holds a {type(content).__name__}: allowed is a dictionary with 'images'")
@@ -163,6 +167,7 @@ def _read_arrays(path: Path) -> tuple[Tensor, Tensor | None]:
             for name, value in content.items():
                 if not isinstance(value, Tensor):
                     raise ConfigurationError(f"{name!r} is a {type(value).__name__}: allowed are tensors")
+                require_sane_expansion(value.nbytes, path.stat().st_size)  # a view may repeat one value for ever
         elif not path.exists():
             raise ConfigurationError("it does not exist: allowed are .npz, .pt and folders")
         else:
@@ -170,11 +175,26 @@ def _read_arrays(path: Path) -> tuple[Tensor, Tensor | None]:
     except ConfigurationError:
         raise
     # What the readers make of files that are missing, damaged or hold other objects than numbers.
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise _unreadable(error) from error
     except pickle.UnpicklingError as error:
         raise ConfigurationError("it is damaged or holds more than tensors: allowed are tensors only") from error
     return content["images"], content.get("labels")
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """What a ZIP archive says it holds; its readers take no more than that."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def _unreadable(error: Exception) -> ConfigurationError:

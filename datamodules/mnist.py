@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,9 @@ _FILES: dict[Source, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+
+
+_MAX_BYTES = 2**26  # the largest of the files has 45 MiB
 
 
 class MNISTDataModule(ImageDataModule):
@@ -163,5 +165,8 @@ def _unpacked(path: Path) -> Iterator[Path]:
     with TemporaryDirectory() as scratch, gzip.open(path) as packed:
         plain = Path(scratch) / path.stem
         with plain.open("wb") as file:
-            shutil.copyfileobj(packed, file)
+            while piece := packed.read(2**20):
+                if file.tell() + len(piece) > _MAX_BYTES:
+                    raise ValueError(f"more than {_MAX_BYTES} bytes when unpacked")
+                file.write(piece)
         yield plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from pixelgan_lightning.datamodules.base import ImageDataModule, Source, Split
-from pixelgan_lightning.datamodules.binary_matrix import open_matrix, read_header, read_matrix, read_rows
+from pixelgan_lightning.datamodules.binary_matrix import open_matrix, read_header, read_matrix, read_rows, require_size
 from pixelgan_lightning.datamodules.download import PublishedFile, complete, missing_error
 from pixelgan_lightning.datamodules.pixels import area_average
 from pixelgan_lightning.errors import ConfigurationError
@@ -48,6 +49,7 @@ _FILES = [
     for kind, md5 in _MD5[source].items()
 ]
 _NATIVE_SIDE = 96
+_MAX_PAIRS = 24_300  # in each of the files as published
 _CHUNK = 512  # stereo pairs held at full size, 9 MB
 _FACTORS = {"instance": 10, "elevation": 9, "azimuth": 35, "lighting": 6}  # columns of -info; values are below these
 _CHANNELS: dict[Cameras, list[int]] = {"left": [0], "right": [1], "both": [0, 1]}
@@ -215,7 +217,7 @@ class NORBDataModule(ImageDataModule):
         """The int32 values ``[N, *row]`` of a small file."""
         path = self._found(source, kind)
         assert path is not None  # missing files were looked for before
-        values = read_matrix(path)
+        values = read_matrix(path, _MAX_PAIRS * max(1, math.prod(row)))
         if values.dtype != np.dtype("<i4") or values.shape[1:] != row:
             raise ConfigurationError(
                 f"{path} is not usable: it has {values.dtype} values {list(values.shape)}: allowed are int32 "
@@ -249,6 +251,7 @@ def _reduce(path: Path, side: int) -> Tensor:
             raise ConfigurationError(
                 f"it has {dtype} values {list(shape)}: allowed are uint8 [N, 2, {_NATIVE_SIDE}, {_NATIVE_SIDE}]"
             )
+        require_size(shape, _MAX_PAIRS * 2 * _NATIVE_SIDE**2)
         return torch.cat(
             [area_average(torch.tensor(pairs), side) for pairs in read_rows(file, dtype, shape, chunk=_CHUNK)]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _TRAIN = PublishedFile(f"{_URL}/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8
 _EXTRA = PublishedFile(f"{_URL}/extra_32x32.mat", "a93ce644f1a588dc4d68dda5feec44a7")
 _TEST = PublishedFile(f"{_URL}/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3")
 _PUBLISHED_SIZE = {_TRAIN: 73_257, _EXTRA: 531_131, _TEST: 26_032}
+_MAX_VALUES = 32 * 32 * 3 * max(_PUBLISHED_SIZE.values())
 
 
 class SVHNDataModule(ImageDataModule):
@@ -126,7 +128,7 @@ class SVHNDataModule(ImageDataModule):
         return [file.name for file in self._files if not (self._folder / file.name).is_file()]
 
     def _read(self, file: PublishedFile) -> tuple[Tensor, Tensor]:
-        from scipy.io import loadmat
+        from scipy.io import loadmat, whosmat
 
         path = self._folder / file.name
 
@@ -137,6 +139,10 @@ class SVHNDataModule(ImageDataModule):
             )
 
         try:
+            # From the headers alone, before anything is unpacked.
+            sizes = {name: math.prod(shape) for name, shape, _ in whosmat(path)}
+            if sizes.get("X", 0) > _MAX_VALUES or sizes.get("y", 0) > _MAX_VALUES:
+                raise ValueError(f"more than {_MAX_VALUES} values")
             content = loadmat(path, variable_names=["X", "y"])
             images, digits = content["X"], content["y"].ravel()
         except Exception as error:  # the reader raises anything on bytes that are no such file

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import pickle
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commandline import SMALL, pixelgan, refused
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from realformats import write_idx, write_mnist
 
 from pixelgan_lightning import PixelGAN
-from pixelgan_lightning.datamodules import DigitsDataModule, MNISTDataModule
+from pixelgan_lightning.datamodules import DigitsDataModule, MNISTDataModule, expansion
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.priors import Categorical, Gaussian
@@ -163,6 +166,12 @@ def compressed(path: Path) -> None:
     path.write_bytes(gzip.compress(path.read_bytes()))
 
 
+def bomb(path: Path) -> None:
+    """100 MiB of zeros in 100 KiB."""
+    path.unlink()
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(bytes(100 * 2**20), compresslevel=1))
+
+
 def into_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -176,11 +185,12 @@ DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "type": (IMAGES, floats, [IMAGES]),
     "unknown type": (IMAGES, with_magic(0, 0, 0x07, 3), [IMAGES]),
     "more images than bytes": (IMAGES, claims_terabytes, [IMAGES, "damaged"]),
-    "still compressed": (IMAGES, compressed, [IMAGES, "uncompressed"]),
+    "still compressed": (IMAGES, compressed, [IMAGES, "damaged"]),
     "images as labels": (LABELS, lambda path: write_idx(path, torch.zeros(60, 2, 2)), [LABELS]),
     "other size": (IMAGES, lambda path: write_idx(path, torch.zeros(60, 8, 8)), ["(1, 8, 8)", "(1, 28, 28)"]),
     "fewer labels": (LABELS, lambda path: write_idx(path, torch.zeros(59)), ["60 images and 59 labels"]),
     "label out of range": (LABELS, lambda path: write_idx(path, torch.full((60,), 10)), ["labels from 10 to 10"]),
+    "decompression bomb": (LABELS, bomb, [f"{LABELS}.gz", "67108864 bytes when unpacked"]),
     "missing": (LABELS, Path.unlink, [LABELS, "lacks"]),
     "a folder": (LABELS, into_a_folder, [LABELS]),
 }
@@ -204,6 +214,63 @@ def test_a_class_without_images_for_the_labels_asked_for(mnist: Path, capsys: py
     data = ["--data", "MNISTDataModule", "--data.num_val", 20, "--data.data_dir", "data", "--data.num_labelled", 10]
     line = refused(capsys, *FIT, *data, "--model.likelihood", "Bernoulli")
     assert "num_labelled=10 asks for 1 images of every class, but the training split has 0 of class 9" in line
+
+
+def zeros_of(number: int) -> dict[str, np.ndarray]:
+    return {"images": np.zeros((number, 8, 8), np.uint8), "labels": np.arange(number) % 10}
+
+
+def npz_bomb(path: Path) -> None:
+    np.savez_compressed(path, **zeros_of(2**15))  # 2 MiB of pixels
+
+
+def npz_that_says_terabytes(path: Path) -> None:
+    """The header of the array says so, there are no such data."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 28, 28)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.getvalue() + bytes(100))
+
+
+def repeated_for_ever(path: Path) -> None:
+    """One value in the file, of which the images are a view."""
+    torch.save({"images": torch.zeros(1, dtype=torch.uint8).expand(2**32, 8, 8)}, path)
+
+
+def pt_bomb(path: Path) -> None:
+    torch.save({"images": torch.zeros(60, 8, 8, dtype=torch.uint8)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in members.items():
+            archive.writestr(name, bytes(2**23) if name.endswith("data/0") else content)
+
+
+OWN: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "NaN": ("x.npz", lambda path: np.savez(path, images=np.full((60, 8, 8), np.nan)), "its images are NaN"),
+    "a class without images": (
+        "x.npz",
+        lambda path: np.savez(path, images=zeros_of(60)["images"], labels=np.arange(60) % 2 * 2),
+        "no image has label 1, but there are labels up to 2",
+    ),
+    "decompression bomb": ("x.npz", npz_bomb, "allowed are 200 times as many"),
+    "more values than bytes": ("x.npz", npz_that_says_terabytes, "missing or damaged"),
+    "decompression bomb of tensors": ("x.pt", pt_bomb, "allowed are 200 times as many"),
+    "a view of one value": ("x.pt", repeated_for_ever, "hold 274877906944: allowed are 200 times as many"),
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_files_of_ones_own(
+    case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, write, expected = OWN[case]
+    write(Path(name))
+    monkeypatch.setattr(expansion, "FREE_BYTES", 2**20)
+    line = refused(capsys, *FIT, "--data", "ImageTensorDataModule", "--data.train_path", name)
+    assert line.startswith(f"train_path='{name}' is not usable: ")
+    assert expected in line
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

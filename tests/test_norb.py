@@ -278,3 +278,15 @@ def test_real_small_norb(real_data: Path, tmp_path: Path) -> None:
         assert (training["instance"] == toy).sum() == 4860
     assert len(module.split_rule("train", training["category"])) == 19_440
     assert len(module.split_rule("val", training["category"])) == 4_860
+
+
+def test_more_pairs_than_were_published_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_norb(tmp_path, pairs=25, packed=True)
+    data(tmp_path).load_split("test")
+    monkeypatch.setattr(norb, "_MAX_PAIRS", 24)
+    monkeypatch.setattr(norb, "read_rows", None)  # is not called
+    cache = str(tmp_path / "cache")
+    with pytest.raises(ConfigurationError, match=r"-cat.mat.gz is .*dimensions \[25\]: allowed are 24 values in all"):
+        data(tmp_path, cache_dir=cache).load_split("test")
+    with pytest.raises(ConfigurationError, match=r"-dat.mat.gz is .*\[25, 2, 96, 96\]: allowed are 442368 values"):
+        data(tmp_path, cache_dir=cache).prepare_data()

@@ -114,6 +114,16 @@ def test_a_truncated_file_is_named(tmp_path: Path, length: int) -> None:
         SVHNDataModule(str(tmp_path)).setup("fit")
 
 
+def test_more_values_than_were_published_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_svhn(tmp_path)
+    monkeypatch.setattr(svhn, "_MAX_VALUES", 300 * 32 * 32 * 3)
+    SVHNDataModule(str(tmp_path), num_val=100).setup("fit")
+    monkeypatch.setattr(svhn, "_MAX_VALUES", 300 * 32 * 32 * 3 - 1)
+    monkeypatch.setattr("scipy.io.loadmat", None)  # is not called
+    with pytest.raises(ConfigurationError, match=r"train_32x32.mat is damaged .*more than 921599 values"):
+        SVHNDataModule(str(tmp_path), num_val=100).setup("fit")
+
+
 # --- downloads ----------------------------------------------------------------------------------------------------
 
 
