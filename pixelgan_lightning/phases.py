@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 from pixelgan_lightning.agreement import class_order, pair_information
@@ -83,7 +84,11 @@ class Phases(Inference, ManualOptimization):
         q = self.posterior.logits(self.encoder(torch.cat([x, unlabelled])))
         q = full_precision(q[: len(x)]).softmax(1)
         counts = q.new_zeros(max(self.num_classes or 0, int(labels.max()) + 1), q.shape[1]).index_add_(0, labels, q)
-        self.posterior.reorder(class_order(sum_over_processes(counts)))
+        order = class_order(sum_over_processes(counts))
+        self.posterior.reorder(order)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                callback._average_model.module.posterior.reorder(order)
         for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
             for p in self.posterior.parameters():
                 optimizer.state.pop(p, None)
