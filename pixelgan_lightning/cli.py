@@ -109,6 +109,7 @@ class PixelGANCLI(LightningCLI):
     """LightningCLI for :class:`PixelGAN` and any data module."""
 
     def __init__(self, args: list[str]) -> None:
+        self._first = args[0] if args else ""
         super().__init__(
             PixelGAN,
             pl.LightningDataModule,
@@ -124,6 +125,11 @@ class PixelGANCLI(LightningCLI):
             },
             args=args,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for, or all: to build the parsers of all takes longer than to read the arguments."""
+        known = LightningCLI.subcommands()
+        return {self._first: known[self._first]} if self._first in known else known
 
     def _set_seed(self) -> None:
         seed = self._get(self.config, "seed_everything")

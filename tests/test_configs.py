@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """For every data module small files in its format: the arguments that make it use them."""
     folder = tmp_path_factory.mktemp("data")
     for name in ("MNIST", "FashionMNIST"):
-        write_mnist(folder, train=400, test=60, name=name)
+        write_mnist(folder, train=700, test=60, name=name)  # a batch of 500 and 100 for validation
     write_svhn(folder, train=1600, test=60)  # with 100 labels of every class
     write_norb(folder, pairs=1300)  # with 200 labels of every class, also without a fifth for validation
     return {
