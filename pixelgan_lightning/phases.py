@@ -88,7 +88,8 @@ class Phases(Inference, ManualOptimization):
         self.posterior.reorder(order)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) and callback._average_model is not None:
-                callback._average_model.module.posterior.reorder(order)
+                average: Any = callback._average_model.module
+                average.posterior.reorder(order)
         for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
             for p in self.posterior.parameters():
                 optimizer.state.pop(p, None)

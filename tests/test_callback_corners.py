@@ -33,7 +33,7 @@ class Coin(Prior):
         return torch.tensor([[0.0], [1.0]]), torch.full((2,), 0.5, dtype=torch.float64).log()
 
 
-def test_more_codes_than_categories_have_no_divergence_of_categories() -> None:
+def test_more_codes_than_categories_have_no_divergence_of_categories(tmp_path: Path) -> None:
     """The weights of the codes are not those of the categories."""
     model = tiny(
         prior=ProductPrior([Categorical(CLASSES), Coin()]),
@@ -45,6 +45,7 @@ def test_more_codes_than_categories_have_no_divergence_of_categories() -> None:
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
+        default_root_dir=tmp_path,
         callbacks=ClusterAccuracy(),
     )
     (logged,) = run.validate(model, loader(data), verbose=False)
