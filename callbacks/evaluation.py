@@ -18,20 +18,19 @@ class EvaluationCallback(pl.Callback, ABC):
     For each pass over a split, in this order: :meth:`start` once, :meth:`update` after each batch, :meth:`finish` once.
     Passes over splits that are not wanted, and Lightning's sanity check before training, call none of them.
 
-    Of several callbacks, each hook runs for all in the order of the trainer's list before the next hook runs for any:
+    Each hook of Lightning runs for all callbacks, in the order of the trainer's list, before the next one begins:
 
-    ==================== ======================== ==============================
-    this class           Lightning, in a test     Lightning, in a validation
-    ==================== ======================== ==============================
-    ..                   ``on_test_start``        ``on_validation_start``
-    :meth:`start`        ``on_test_epoch_start``  ``on_validation_epoch_start``
-    :meth:`update`       ``on_test_batch_end``    ``on_validation_batch_end``
-    :meth:`finish`       ``on_test_epoch_end``    ``on_validation_epoch_end``
-    ..                   ``on_test_end``          ``on_validation_end``
-    ==================== ======================== ==============================
+    | here | in a test | in a validation |
+    |---|---|---|
+    | | `on_test_start` | `on_validation_start` |
+    | `start` | `on_test_epoch_start` | `on_validation_epoch_start` |
+    | `update` | `on_test_batch_end` | `on_validation_batch_end` |
+    | `finish` | `on_test_epoch_end` | `on_validation_epoch_end` |
+    | | `on_test_end` | `on_validation_end` |
 
     What one callback needs of another must be made in an earlier row: then the order of the list does not matter.
-    The same holds for averaged weights: only in :meth:`update` does the model surely have them, so run it nowhere else.
+    So it is with averaged weights (Lightning's ``WeightAveraging``), which the model is sure to have in :meth:`update`
+    alone: run it nowhere else.
 
     Args:
         splits: which of "val" and "test".

@@ -68,7 +68,7 @@ def test_only_the_splits_asked_for(tmp_path: Path, split: str) -> None:
     trainer, model = make_trainer(tmp_path, Recorder(calls, splits=[split])), Model(Categories(3))
     trainer.validate(model, Data(), verbose=False)
     trainer.test(model, Data(), verbose=False)
-    assert calls == (VALIDATION + ["before", "after"] if split == "val" else TEST)
+    assert calls == ([*VALIDATION, "before", "after"] if split == "val" else TEST)
 
 
 @pytest.mark.parametrize("splits", [(), "test", ["train"]])
