@@ -1,6 +1,7 @@
 """Callbacks: figures and measurements beside the training loop. None of them changes what is trained."""
 
 from pixelgan_lightning.callbacks.cluster_accuracy import ClusterAccuracy
+from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.callbacks.information import InformationDecomposition
 from pixelgan_lightning.callbacks.latent_scatter import LatentScatter
@@ -11,6 +12,7 @@ from pixelgan_lightning.callbacks.stop_on_signal import StopOnSignal
 
 __all__ = [
     "ClusterAccuracy",
+    "EvaluationCallback",
     "InformationDecomposition",
     "LatentScatter",
     "MarginalLikelihood",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pixelgan_lightning import figures
 from pixelgan_lightning.callbacks.arguments import exact_device, is_due, require_at_least
+from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.metrics import (
@@ -28,7 +29,7 @@ def current_mapping(trainer: pl.Trainer) -> ClusterMapping | None:
     return next((c.mapping for c in trainer.callbacks if isinstance(c, ClusterAccuracy)), None)  # type: ignore[attr-defined]
 
 
-class ClusterAccuracy(pl.Callback):
+class ClusterAccuracy(EvaluationCallback):
     """Maps the K categories of the code to labels and counts how often the label is right.
 
     The mapping is made on validation data, the test error is then counted with it (the protocol of Makhzani et al.
@@ -65,6 +66,7 @@ class ClusterAccuracy(pl.Callback):
     mapping: ClusterMapping | None
 
     def __init__(self, every_n_epochs: int = 1) -> None:
+        super().__init__()
         require_at_least("every_n_epochs", every_n_epochs, 1)
         self.every_n_epochs = every_n_epochs
         self.mapping = None
@@ -95,45 +97,29 @@ class ClusterAccuracy(pl.Callback):
         self._clusters = ClusterAssignment(num_categories, num_classes)
         self._usage = CodeUsage(num_categories)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    # Other callbacks read the mapping from their `start` on.
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.mapping, self._mapping_labels = self._fit_on_validation_data(trainer, pl_module)
+
+    def start(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         self._clusters.to(exact_device(pl_module)).reset()
         self._usage.to(exact_device(pl_module)).reset()
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if trainer.sanity_checking:
-            return
+    def update(self, trainer: pl.Trainer, pl_module: Any, batch: dict[str, Tensor]) -> None:
         logits = pl_module.category_logits(batch["image"])
         self._clusters.update(logits, batch["label"], batch["index"])
         self._usage.update(logits)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
-        self.mapping = self._clusters.mapping()
-        self._log(trainer, pl_module, "val", self.mapping)
-        if is_due(trainer, self.every_n_epochs):
-            self._draw(trainer, pl_module, "confusion", self.mapping)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.mapping, self._mapping_labels = self._fit_on_validation_data(trainer, pl_module)
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def finish(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
+        if split == "val":
+            self.mapping = self._clusters.mapping()
         assert self.mapping is not None
-        accuracy = self._log(trainer, pl_module, "test", self.mapping)
-        pl_module.log("test/cluster_error_percent", 100.0 * (1.0 - accuracy), sync_dist=True)
-        pl_module.log("test/mapping_labels", float(self._mapping_labels), sync_dist=True)
-        self._draw(trainer, pl_module, "test_confusion", self.mapping)
+        accuracy = self._log(trainer, pl_module, split, self.mapping)
+        if split == "test":
+            pl_module.log("test/cluster_error_percent", 100.0 * (1.0 - accuracy), sync_dist=True)
+            pl_module.log("test/mapping_labels", float(self._mapping_labels), sync_dist=True)
+        if is_due(trainer, self.every_n_epochs):
+            self._draw(trainer, pl_module, "confusion" if split == "val" else "test_confusion", self.mapping)
 
     @torch.no_grad()
     def _fit_on_validation_data(self, trainer: pl.Trainer, pl_module: Any) -> tuple[ClusterMapping, int]:

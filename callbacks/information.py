@@ -21,9 +21,9 @@ from pixelgan_lightning.callbacks.arguments import (
     exact_device,
     has_density,
     require_at_least,
-    require_splits,
     share_of_images,
 )
+from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.information import (
     aggregate_rows,
@@ -67,7 +67,7 @@ class Quantity:
         return f"{next(iter(self.values.values())):.4f}{stderr}"
 
 
-class InformationDecomposition(pl.Callback):
+class InformationDecomposition(EvaluationCallback):
     """Measures ``E_x KL(q(z|x)||p(z)) = I_q(z;x) + KL(q(z)||p(z))`` and its place in ``log p(x)``, in nats per image.
 
     Logged as ``test/information/...`` (or ``val/information/...``), and printed as a table that says of each number
@@ -112,75 +112,24 @@ class InformationDecomposition(pl.Callback):
         splits: Sequence[str] = ("test",),
         seed: int = 0,
     ) -> None:
+        super().__init__(splits)
         if max_images is not None:
             require_at_least("max_images", max_images, 0)
         require_at_least("num_samples", num_samples, 1)
         if not 0 < widen < math.inf:
             raise ConfigurationError(f"widen={widen!r} is not usable: allowed are finite numbers > 0")
-        self.splits = require_splits(splits)
         self.max_images, self.num_samples, self.widen, self.seed = max_images, num_samples, widen, seed
         self.table = []
         self._title = ""
 
-    # ------------------------------------------------------------------------------------------------------ the hooks
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._start(trainer, pl_module)
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if "val" in self.splits and not trainer.sanity_checking:
-            self._update(pl_module, batch)
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if "test" in self.splits:
-            self._update(pl_module, batch)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if "val" in self.splits and not trainer.sanity_checking:
-            self._finish(pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if "test" in self.splits:
-            self._finish(pl_module, "test")
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._print(trainer)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._print(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._print(trainer)
-
-    # ------------------------------------------------------------------------------------------------- what is measured
-
-    def _start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def start(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         device = exact_device(pl_module)
         self._factors = _factors(pl_module)
         self._codes = Rows(sum(factor.width for factor in self._factors)).to(device)
         self._means = {name: MeanWithError().to(device) for name in ("log_prob", "distortion", "rate", "gap")}
         self._left = share_of_images(self.max_images, trainer)
 
-    def _update(self, pl_module: Any, batch: dict[str, Tensor]) -> None:
+    def update(self, trainer: pl.Trainer, pl_module: Any, batch: dict[str, Tensor]) -> None:
         features = pl_module.encoder(batch["image"])
         described = [factor.describe(features) for factor in self._factors]
         self._codes.update(batch["index"], torch.cat(described, 1))
@@ -215,7 +164,7 @@ class InformationDecomposition(pl.Callback):
     def _single(self, kind: str) -> bool:
         return [factor.kind for factor in self._factors] == [kind]
 
-    def _finish(self, pl_module: Any, split: str) -> None:
+    def finish(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         rows = self._codes.compute()
         columns = rows.split([factor.width for factor in self._factors], 1)
         described = dict(zip((factor.name for factor in self._factors), columns, strict=True))
@@ -309,6 +258,16 @@ class InformationDecomposition(pl.Callback):
             return [first, _mean("distortion", "estimate", distortion, f"{images}, one code each")]
         note = "no finite sum, and importance sampling needs a GaussianPosterior"
         return [Quantity("log_prob", "not computed", {}, note)]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._print(trainer)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._print(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._print(trainer)
 
     def _print(self, trainer: pl.Trainer) -> None:
         if not self.table or not trainer.is_global_zero:

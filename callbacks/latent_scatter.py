@@ -12,12 +12,13 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from pixelgan_lightning import figures
 from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
+from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.random import keyed_generator
 
 
-class LatentScatter(pl.Callback):
+class LatentScatter(EvaluationCallback):
     """Draws two dimensions of the codes as points coloured by label, over samples of the prior in grey.
 
     The figure is ``codes`` after a validation and ``test_codes`` after a test, drawn on rank zero from the images of
@@ -33,6 +34,7 @@ class LatentScatter(pl.Callback):
     """
 
     def __init__(self, every_n_epochs: int = 1, max_images: int = 2000, dimensions: Sequence[int] = (0, 1)) -> None:
+        super().__init__()
         require_at_least("every_n_epochs", every_n_epochs, 1)
         require_at_least("max_images", max_images, 1)
         if len(dimensions) != 2 or min(dimensions) < 0:
@@ -47,35 +49,21 @@ class LatentScatter(pl.Callback):
                 f"numbers below {pl_module.prior.code_dim}, the dimension of the code"
             )
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def start(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         self._rows = []
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def update(self, trainer: pl.Trainer, pl_module: Any, batch: dict[str, Tensor]) -> None:
         # Any process may have the first images of the split, so each keeps as many as are drawn.
-        if not trainer.sanity_checking and sum(map(len, self._rows)) < self.max_images:
+        if sum(map(len, self._rows)) < self.max_images:
             codes = pl_module.encode(batch["image"])[:, self.dimensions].double()
             # In one tensor: float64 holds labels and indices exactly.
             self._rows.append(
                 torch.cat([codes, batch["label"][:, None].to(codes), batch["index"][:, None].to(codes)], 1)
             )
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if not trainer.sanity_checking and is_due(trainer, self.every_n_epochs):
-            self._draw(trainer, pl_module, "codes")
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._draw(trainer, pl_module, "test_codes")
+    def finish(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
+        if is_due(trainer, self.every_n_epochs):
+            self._draw(trainer, pl_module, "codes" if split == "val" else "test_codes")
 
     def _draw(self, trainer: pl.Trainer, pl_module: Any, name: str) -> None:
         rows = torch.cat([torch.zeros(0, 4, dtype=torch.float64, device=pl_module.device), *self._rows])

@@ -14,17 +14,17 @@ from pixelgan_lightning.callbacks.arguments import (
     exact_device,
     has_density,
     require_at_least,
-    require_splits,
     share_of_images,
 )
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
+from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.metrics import ClusterAssignment, MeanWithError, mapped_accuracy
 from pixelgan_lightning.posteriors import GaussianPosterior
 from pixelgan_lightning.random import keyed_generator
 
 
-class MarginalLikelihood(pl.Callback):
+class MarginalLikelihood(EvaluationCallback):
     """Logs ``log p(x) = logsumexp_k(log p(k) + log p(x|k))``, exact, which takes K decoder passes an image.
 
     Where a prior has infinitely many codes and the posterior is Gaussian, ``log p(x)`` is importance-sampled
@@ -60,13 +60,13 @@ class MarginalLikelihood(pl.Callback):
         num_samples: int = 64,
         widen: float = 1.0,
     ) -> None:
+        super().__init__(splits)
         if max_images is not None:
             require_at_least("max_images", max_images, 1)
         require_at_least("num_samples", num_samples, 1)
         if not 0 < widen < math.inf:
             raise ConfigurationError(f"widen={widen!r} is not usable: allowed are finite numbers > 0")
-        self.max_images, self.splits = max_images, require_splits(splits)
-        self.num_samples, self.widen = num_samples, widen
+        self.max_images, self.num_samples, self.widen = max_images, num_samples, widen
         self._bayes: ClusterAssignment | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -78,57 +78,18 @@ class MarginalLikelihood(pl.Callback):
                 "many codes, for example Categorical, and those with a density together with a GaussianPosterior"
             )
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._start(trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._start(trainer, pl_module)
-        finite = pl_module.prior.enumerate()
-        # Of several codes per category the posterior would have to be summed; none is that of a category by itself.
-        one_code_each = finite is not None and len(finite[0]) == pl_module.prior.num_categories
-        if one_code_each and current_mapping(trainer) is not None:
-            clusters = ClusterAssignment(pl_module.prior.num_categories, pl_module.num_classes)
-            self._bayes = clusters.to(exact_device(pl_module))
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if "val" in self.splits and not trainer.sanity_checking:
-            self._update(pl_module, batch)
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if "test" in self.splits:
-            self._update(pl_module, batch)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if "val" in self.splits and not trainer.sanity_checking:
-            self._log(pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if "test" in self.splits:
-            self._log(pl_module, "test")
-            self._log_bayes_classifier(trainer, pl_module)
-
-    def _start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def start(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         self._log_prob = MeanWithError().to(exact_device(pl_module))
         self._bayes = None
         self._left = share_of_images(self.max_images, trainer)
+        finite = pl_module.prior.enumerate()
+        # Of several codes per category the posterior would have to be summed; none is that of a category by itself.
+        one_code_each = finite is not None and len(finite[0]) == pl_module.prior.num_categories
+        if split == "test" and one_code_each and current_mapping(trainer) is not None:
+            clusters = ClusterAssignment(pl_module.prior.num_categories, pl_module.num_classes)
+            self._bayes = clusters.to(exact_device(pl_module))
 
-    def _update(self, pl_module: Any, batch: dict[str, Tensor]) -> None:
+    def update(self, trainer: pl.Trainer, pl_module: Any, batch: dict[str, Tensor]) -> None:
         count = int(min(len(batch["image"]), self._left))
         if count == 0:
             return
@@ -145,7 +106,7 @@ class MarginalLikelihood(pl.Callback):
         if self._bayes is not None:
             self._bayes.update(log_joint, batch["label"][:count], batch["index"][:count])
 
-    def _log(self, pl_module: Any, split: str) -> None:
+    def finish(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         mean, error, count = self._log_prob.compute()
         nats_per_bit_and_dim = math.prod(pl_module.image_shape) * math.log(2.0)
         lower, upper = ("", "") if self._exact else ("_lower", "_upper")
@@ -159,6 +120,7 @@ class MarginalLikelihood(pl.Callback):
         if not self._exact:
             values["importance_samples"] = float(self.num_samples)
         pl_module.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
+        self._log_bayes_classifier(trainer, pl_module)
 
     def _log_bayes_classifier(self, trainer: pl.Trainer, pl_module: Any) -> None:
         mapping = current_mapping(trainer)
