@@ -70,7 +70,7 @@ class FusedStep(Phases):
             # The decoder gets its gradient whole: its weight is in the gradient of the code.
             weights["reconstruction"] = 1.0
             terms = [weights[phase] * self._reported(phase, loss) for phase, loss in losses.items()]
-            move(torch.stack(terms).sum())
+            move(sum(terms[1:], terms[0]))
         if "discriminator" in phases:  # its parameters are still those that the generator's loss has seen
             with self._phase("discriminator") as update:
                 codes = [(part, code.detach(), labels) for part, code, labels in fake]
