@@ -34,18 +34,31 @@ class ManualOptimization(pl.LightningModule):
     @contextmanager
     def _phase(self, name: str) -> Iterator[Callable[[Tensor], None]]:
         """Give the parameters of one phase a gradient and nothing else; yields what applies a loss to them."""
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        optimizer = dict(zip(self.phase_optimizers, optimizers, strict=True))[name]
+        with self._moving(name) as move:
+            yield lambda loss: move(self._reported(name, loss))
 
-        def update(loss: Tensor) -> None:
-            self._require_finite(loss, "loss", name)
-            self._log_train(name, loss.detach())
+    @contextmanager
+    def _moving(self, name: str) -> Iterator[Callable[[Tensor], None]]:
+        """Like :meth:`_phase`, for a loss that is no phase's own and is not logged."""
+        optimizer = self._optimizers_by_phase()[name]
+
+        def move(loss: Tensor) -> None:
             self.manual_backward(loss / self.accumulate_batches)
             self._accumulate_or_step(name, optimizer)
 
         with self.toggled_optimizer(optimizer):
-            yield update
+            yield move
+
+    def _optimizers_by_phase(self) -> dict[str, Any]:
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        return dict(zip(self.phase_optimizers, optimizers, strict=True))
+
+    def _reported(self, phase: str, loss: Tensor) -> Tensor:
+        """The loss of a phase, logged and known to be finite."""
+        self._require_finite(loss, "loss", phase)
+        self._log_train(phase, loss.detach())
+        return loss
 
     def _require_finite(self, value: Tensor, what: str, phase: str) -> None:
         if not torch.isfinite(value):
@@ -72,7 +85,8 @@ class ManualOptimization(pl.LightningModule):
                 optimizer.zero_grad()
                 return
             for s, p in zip(self._gradient_sums.pop(name), params, strict=True):
-                p.grad = s * scale
+                if p.grad is not None:  # in a warm-up some parameters have no part
+                    p.grad = s * scale
         if scaler is None:
             self._clip(name, optimizer)
         optimizer.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,10 @@ from pixelgan_lightning.decoders import Decoder, GatedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.fused import FusedStep
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
 from pixelgan_lightning.optimization import PhaseOptimizer
-from pixelgan_lightning.phases import Batch, Phases
+from pixelgan_lightning.phases import Batch
 from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import RowDraws
@@ -29,9 +30,10 @@ from pixelgan_lightning.resume import Resumable
 from pixelgan_lightning.weights import build, read_folder, warm_start
 
 PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
+Step = Literal["sequential", "fused"]
 
 
-class PixelGAN(Phases, Resumable):
+class PixelGAN(FusedStep, Resumable):
     """An encoder, a conditional PixelCNN as decoder, a discriminator that makes all codes together look like a prior.
 
     It minimises ``-E_x E_q(z|x)[log p(x|z)] + KL(q(z)||p(z))``: the evidence lower bound without its mutual
@@ -66,6 +68,9 @@ class PixelGAN(Phases, Resumable):
         label_warmup_steps: batches at the start that run the classification phase only.
         agreement_warmup_steps: batches at the start that run the agreement phase only. Labels then only name what was
             found: the categories are put into the order of the classes that they hold most of.
+        step: ``sequential``: the phases one after the other, as in the paper. ``fused``: all phases at the same
+            parameters, with one pass through the encoder and one optimizer for it, which is faster
+            (:class:`~pixelgan_lightning.fused.FusedStep` says what differs).
         accumulate_batches: batches whose gradients are averaged before an optimizer moves.
         compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps).
         seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
@@ -99,6 +104,7 @@ class PixelGAN(Phases, Resumable):
         label_aware: bool = False,
         label_warmup_steps: int = 0,
         agreement_warmup_steps: int = 0,
+        step: Step = "sequential",
         accumulate_batches: int = 1,
         compile_decoder: bool = False,
         seed: int = 0,
@@ -123,6 +129,8 @@ class PixelGAN(Phases, Resumable):
             raise ConfigurationError(
                 f"agreement_warmup_steps={agreement_warmup_steps} with agree=False is not usable: allowed is agree=True"
             )
+        if step not in get_args(Step):
+            raise ConfigurationError(f"step={step!r} is not usable: allowed are {', '.join(map(repr, get_args(Step)))}")
         if encoder_lr is not None and not encoder_lr > 0:
             raise ConfigurationError(f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and null")
         if reconstruction_images is not None and reconstruction_images < 1:
@@ -139,6 +147,7 @@ class PixelGAN(Phases, Resumable):
         self.num_classes = num_classes
         self.encoder_lr = encoder_lr
         self.label_warmup_steps, self.agreement_warmup_steps = label_warmup_steps, agreement_warmup_steps
+        self.step = step
         self.accumulate_batches = accumulate_batches
         self.reconstruction_images = reconstruction_images
         self.label_aware = label_aware
@@ -175,6 +184,7 @@ class PixelGAN(Phases, Resumable):
                 "encoder_lr": encoder_lr,
                 "label_warmup_steps": label_warmup_steps,
                 "agreement_warmup_steps": agreement_warmup_steps,
+                "step": step,
                 "accumulate_batches": accumulate_batches,
                 "compile_decoder": compile_decoder,
                 "seed": seed,
@@ -184,6 +194,8 @@ class PixelGAN(Phases, Resumable):
         # The names that lightning-bolts knows; they follow from the others and are not stored.
         self.hparams.update(latent_dim=self.prior.code_dim, img_dim=list(self.image_shape))
         self.phase_optimizers = dict(zip(PHASES, optimizers.values(), strict=True))
+        if step == "fused":
+            self._require_fusable()
         self.encoder.build(self.image_shape)
         self.posterior.build(self.encoder.num_features, self.prior)
         self.decoder.build(self.image_shape, self.prior.code_dim, self.likelihood)
@@ -225,26 +237,48 @@ class PixelGAN(Phases, Resumable):
     # ------------------------------------------------------------------------------------------------- the training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """The phases of section 2, one after the other; each runs the encoder that the phase before has written."""
-        x, step = batch["unlabelled"]["image"], self.global_step
-        labels = "labelled" in batch and self.prior.num_categories is not None
-        agreement_only = step < self.agreement_warmup_steps
-        labels_only = step < self.label_warmup_steps and "labelled" in batch
-        all_phases = not agreement_only and not labels_only
+        """The phases of section 2: one after the other, each with what the one before has written, or fused."""
+        step = self.global_step
+        phases = self._phases_of(batch)
         draws = RowDraws(self.seed, step, rank=self.global_rank, world_size=self.trainer.world_size)
         with self._one_step_per_batch():
-            if labels and step == self.agreement_warmup_steps > 0:
-                self._name_categories(batch["labelled"]["image"], batch["labelled"]["label"], x)
-            if all_phases:
-                self.reconstruction_phase(x, draws)
-            if all_phases and self.prior.code_dim:
-                seen = self._seen_by_discriminator(batch)
-                self.discriminator_phase(seen, draws)
-                self.generator_phase(seen, draws)
-            if self.agree and not labels_only:
-                self.agreement_phase(x, draws)
-            if labels and not agreement_only:
-                self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"], x, draws)
+            if self._labels_in(batch) and step == self.agreement_warmup_steps > 0:
+                labelled = batch["labelled"]
+                self._name_categories(labelled["image"], labelled["label"], batch["unlabelled"]["image"])
+            if self.step == "fused":
+                self.fused_step(batch, phases, draws)
+            else:
+                self._sequential_step(batch, phases, draws)
+
+    def _labels_in(self, batch: Batch) -> bool:
+        return "labelled" in batch and self.prior.num_categories is not None
+
+    def _phases_of(self, batch: Batch) -> list[str]:
+        """Those that this step has, in order."""
+        agreement_only = self.global_step < self.agreement_warmup_steps
+        labels_only = self.global_step < self.label_warmup_steps and "labelled" in batch
+        all_phases = not agreement_only and not labels_only
+        has = {
+            "reconstruction": all_phases,
+            "discriminator": all_phases and self.prior.code_dim > 0,
+            "generator": all_phases and self.prior.code_dim > 0,
+            "agreement": self.agree and not labels_only,
+            "classification": self._labels_in(batch) and not agreement_only,
+        }
+        return [phase for phase in PHASES if has[phase]]
+
+    def _sequential_step(self, batch: Batch, phases: list[str], draws: RowDraws) -> None:
+        x = batch["unlabelled"]["image"]
+        if "reconstruction" in phases:
+            self.reconstruction_phase(x, draws)
+        if "discriminator" in phases:
+            seen = self._seen_by_discriminator(batch)
+            self.discriminator_phase(seen, draws)
+            self.generator_phase(seen, draws)
+        if "agreement" in phases:
+            self.agreement_phase(x, draws)
+        if "classification" in phases:
+            self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"], x, draws)
 
     def configure_optimizers(self) -> Any:
         recognition = [*self.encoder.parameters(), *self.posterior.parameters()]

@@ -45,17 +45,12 @@ class Phases(Inference, ManualOptimization):
         with self._phase("discriminator") as update:
             with torch.no_grad():
                 fake = self._codes(seen, draws, "discriminator")
-            on_real = self._judge(self._prior_samples(seen, draws), draws, "real")
-            on_fake = self._judge(fake, draws, "fake")
-            self._log_train("discriminator_real", on_real.sigmoid().mean(), len(on_real))
-            self._log_train("discriminator_fake", on_fake.sigmoid().mean(), len(on_fake))
-            update(0.5 * (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()))
+            update(self._discriminator_loss(fake, seen, draws))
 
     def generator_phase(self, seen: Sequence[Part], draws: RowDraws) -> None:
         """The encoder makes its codes look like samples of the prior (non-saturating loss)."""
         with self._phase("generator") as update:
-            fake = self._codes(seen, draws, "generator")
-            update(F.softplus(-self._judge(fake, draws, "generator")).mean())
+            update(self._generator_loss(self._codes(seen, draws, "generator"), draws))
 
     def agreement_phase(self, x: Tensor, draws: RowDraws) -> None:
         """The encoder gives two views of an image the same category, and makes use of all (Ji et al., 2019)."""
@@ -63,8 +58,7 @@ class Phases(Inference, ManualOptimization):
         owned = (self.encoder, self.posterior) if self.global_step < self.agreement_warmup_steps else ()
         with self._phase("agreement") as update, running_statistics(*owned):
             views = torch.cat([self._view(x, draws, f"agreement {i}") for i in (1, 2)])
-            one, two = full_precision(self.posterior.logits(self.encoder(views))).softmax(1).chunk(2)
-            update(-pair_information(one, two))
+            update(self._agreement_loss(self.posterior.logits(self.encoder(views))))
 
     def classification_phase(self, x: Tensor, labels: Tensor, unlabelled: Tensor, draws: RowDraws) -> None:
         """The encoder minimises the cross-entropy of the categorical code's logits on labelled images.
@@ -77,6 +71,21 @@ class Phases(Inference, ManualOptimization):
             views = [self._view(x, draws, "classification"), self._view(unlabelled, draws, "beside")]
             logits = self.posterior.logits(self.encoder(torch.cat(views)))
             update(F.cross_entropy(full_precision(logits[: len(x)]), labels))
+
+    def _discriminator_loss(self, fake: Sequence[Part], seen: Sequence[Part], draws: RowDraws) -> Tensor:
+        on_real = self._judge(self._prior_samples(seen, draws), draws, "real")
+        on_fake = self._judge(fake, draws, "fake")
+        self._log_train("discriminator_real", on_real.sigmoid().mean(), len(on_real))
+        self._log_train("discriminator_fake", on_fake.sigmoid().mean(), len(on_fake))
+        return 0.5 * (F.softplus(-on_real).mean() + F.softplus(on_fake).mean())
+
+    def _generator_loss(self, fake: Sequence[Part], draws: RowDraws) -> Tensor:
+        return F.softplus(-self._judge(fake, draws, "generator")).mean()
+
+    def _agreement_loss(self, logits: Tensor) -> Tensor:
+        """``logits``: those of the first views, then those of the second."""
+        one, two = full_precision(logits).softmax(1).chunk(2)
+        return -pair_information(one, two)
 
     @torch.no_grad()
     def _name_categories(self, x: Tensor, labels: Tensor, unlabelled: Tensor) -> None:

@@ -60,22 +60,33 @@ def wait(pid: int, timeout: float = 300) -> int:
 
 
 def start_ranks(size: int, *args: object, prepare: Callable[[int], None] = lambda rank: None) -> list[int]:
-    """Start a command as ``size`` processes of one run, as ``torchrun`` does; their ids by rank."""
+    """Start a command as ``size`` processes of one run; their ids by rank."""
+
+    def run(rank: int) -> None:
+        prepare(rank)
+        pixelgan(*args, "--trainer.strategy", "ddp_find_unused_parameters_true", "--trainer.devices", size)
+
+    return start_as_ranks(size, run)
+
+
+def start_as_ranks(size: int, run: Callable[[int], object]) -> list[int]:
+    """Call ``run(rank)`` in ``size`` processes, as ``torchrun`` does; their ids by rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    def run(rank: int) -> None:
+    def as_rank(rank: int) -> None:
         from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
         rank_zero_only.rank = rank  # decided when Lightning is imported, which was before the fork
-        prepare(rank)
-        pixelgan(*args, "--trainer.strategy", "ddp_find_unused_parameters_true", "--trainer.devices", size)
+        run(rank)
 
     addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "NODE_RANK": "0"}
     return [
         start(
-            lambda rank=rank: run(rank), {**addresses, "LOCAL_RANK": str(rank), "RANK": str(rank)}, Path(f"rank{rank}")
+            lambda rank=rank: as_rank(rank),
+            {**addresses, "LOCAL_RANK": str(rank), "RANK": str(rank)},
+            Path(f"rank{rank}"),
         )
         for rank in range(size)
     ]
