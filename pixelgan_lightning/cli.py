@@ -361,7 +361,19 @@ def _forget_former_class(_: Any, former: Any, value: Any) -> None:
             former["init_args"].pop(name)
 
 
+_all_subclass_paths = jsonargparse._typehints.get_all_subclass_paths
+
+
+def _subclass_paths(*args: Any, **kwargs: Any) -> list[str]:
+    """A short name that several packages have (lightning-bolts has an ``MNISTDataModule``) is the class of this one."""
+    paths: list[str] = _all_subclass_paths(*args, **kwargs)
+    ours = {path for path in paths if path.startswith("pixelgan_lightning.")}
+    names = {path.rpartition(".")[2] for path in ours}
+    return [path for path in paths if path in ours or path.rpartition(".")[2] not in names]
+
+
 jsonargparse._typehints.discard_init_args_on_class_path_change = _forget_former_class
+jsonargparse._typehints.get_all_subclass_paths = _subclass_paths
 
 
 def _require_class_first(args: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -17,7 +18,7 @@ from external_prior import Ring
 from realformats import write_mnist
 from torch import Tensor
 
-from pixelgan_lightning import PixelGAN
+from pixelgan_lightning import PixelGAN, cli
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder
@@ -549,3 +550,11 @@ def test_a_refusal_as_seen_in_a_terminal(tmp_path: Path) -> None:
     process = pixelgan_process("fit", "--config", config, "--model.prior.size", "3", cwd=tmp_path)
     assert process.returncode == 2
     assert process.stderr == "error: model.prior.size is unknown: Categorical has num_categories\n"
+
+
+def test_a_short_name_that_another_package_has_too_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ["pl_bolts.datamodules.MNISTDataModule", "pixelgan_lightning.datamodules.MNISTDataModule", "mine.Stripes"]
+    monkeypatch.setattr(cli, "_all_subclass_paths", lambda *args, **kwargs: paths)
+    resolve = jsonargparse._typehints.resolve_class_path_by_name
+    assert resolve(pl.LightningDataModule, "MNISTDataModule") == paths[1]
+    assert resolve(pl.LightningDataModule, "Stripes") == paths[2]
