@@ -236,8 +236,13 @@ class Recorded:
             return draw(params, uniforms, temperature)
 
         likelihood.sample = sample  # type: ignore[method-assign]
-        yield
-        del likelihood.sample
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # each thread would draw its own images, and the calls come in any order
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            del likelihood.sample
 
     def params(self) -> Tensor:
         _, height, width = self.decoder.image_shape
@@ -542,6 +547,7 @@ def test_threads_take_every_image_once_and_leave_their_number_alone(threads: int
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
+        assert len(over_threads(lambda part: torch.arange(3)[part], 3)) == min(3, threads)
         parts = over_threads(lambda part: torch.arange(7)[part] + 100 * (torch.get_num_threads() > 1), 7)
         assert torch.cat(parts).tolist() == list(range(7))
         assert torch.get_num_threads() == threads

@@ -59,7 +59,8 @@ def sample_incrementally(
 
 def over_threads(work: Callable[[slice], Tensor], n: int) -> list[Tensor]:
     """``work`` on slices of ``range(n)``, one for each of ``torch.get_num_threads()`` threads, each a single thread."""
-    threads = max(1, min(torch.get_num_threads(), n))
+    before = torch.get_num_threads()
+    threads = max(1, min(before, n))
     bounds = [i * n // threads for i in range(threads + 1)]
     slices = [slice(a, b) for a, b in itertools.pairwise(bounds)]
     if threads == 1:
@@ -78,7 +79,7 @@ def over_threads(work: Callable[[slice], Tensor], n: int) -> list[Tensor]:
         with ThreadPoolExecutor(threads, initializer=single) as pool:
             return list(pool.map(without_gradients, slices))
     finally:
-        torch.set_num_threads(threads)  # for threads to come
+        torch.set_num_threads(before)  # for threads to come
 
 
 class _Sampler:
