@@ -1,4 +1,4 @@
-"""Tests that read real data: skipped with a reason without ``PIXELGAN_DATA``, never skipped with it.
+"""One thread for all tests; tests that read real data are skipped with a reason without ``PIXELGAN_DATA``, never with it.
 
 Mark such a test with ``@pytest.mark.realdata`` and take the folder from the fixture ``real_data``. Where the variable
 is set the person running the tests wants them to run, so a skip then counts as a failure.
@@ -11,6 +11,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported. A process whose OpenMP threads have worked cannot be forked by the tests that kill runs: the
+# child waits for ever for threads that it does not have. The models here are too small to gain from threads anyway.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 VARIABLE = "PIXELGAN_DATA"
 REASON = f"{VARIABLE} is not set: it names the folder with the real data sets (MNIST, SVHN, smallnorb)"

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from commandline import pixelgan
 
 KILLED = -signal.SIGKILL
@@ -33,6 +34,7 @@ def start(run: Callable[[], object], environment: Mapping[str, str] | None = Non
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         os.environ.update(environment or {})
+        torch.set_num_threads(1)  # there are no others after a fork, see conftest.py
         run()
         status = 0
     except SystemExit as exit_:
