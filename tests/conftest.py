@@ -1,4 +1,4 @@
-"""One thread for all tests; tests that read real data are skipped with a reason without ``PIXELGAN_DATA``, never with it.
+"""One thread for all tests; tests that read real data: skipped with a reason without ``PIXELGAN_DATA``, never with it.
 
 Mark such a test with ``@pytest.mark.realdata`` and take the folder from the fixture ``real_data``. Where the variable
 is set the person running the tests wants them to run, so a skip then counts as a failure.
