@@ -275,7 +275,8 @@ def table(results: Results) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "`make bench` wrote this page and `benchmarks/results.json`. Take ratios, not times.",
+        f"`{m['command']}` wrote this page and `benchmarks/results.json`; `make bench` is the same with 5 repeats.",
+        "Take ratios, not times.",
         "",
         f"Machine: {m['cpu']}, {m['instructions']}, {m['threads']} threads, torch {m['torch']}, Python {m['python']}. "
         f"Its 3x3 convolution, 32 to 32 channels: {m['conv_gflops']:.0f} GFLOP/s forward.",
@@ -336,6 +337,8 @@ def main() -> None:
     started = time.perf_counter()
 
     results: Results = {"machine": machine()}
+    batches = " ".join(map(str, args.batches))
+    results["machine"]["command"] = f"benchmarks/benchmark.py --repeats {args.repeats} --batches {batches}"
     results["machine"]["conv_gflops"] = conv_speed(32, backward=False) / 1e9
     results["sampling"] = sampling(args.repeats, tuple(args.batches))
     results["training"] = {
