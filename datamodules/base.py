@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from pixelgan_lightning.datamodules.loaders import EvalLoader, TrainLoader
+from pixelgan_lightning.datamodules.neighbours import nearest_neighbours
 from pixelgan_lightning.datamodules.pixels import binarise, quantise
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.random import keyed_generator
@@ -45,6 +46,9 @@ class ImageDataModule(LightningDataModule):
             number is drawn from every class); None for unsupervised training.
         labelled_batch_size: labelled images per process and step; not used without ``num_labelled``.
         label_seed: key of the draw of the labelled images, separate from the seed of training.
+        neighbours: give each unlabelled training image one of this many that look most like it
+            (:func:`~pixelgan_lightning.datamodules.neighbours.nearest_neighbours`), drawn anew at every visit; 0 for
+            none. The model's ``neighbour_steps`` says how long the agreement phase makes use of it.
         seed: key of the order of the batches and of dynamic binarisation.
         levels: number of grey levels, ``2..native_levels`` (``floor(v * levels / native_levels)``: bins of equal
             width); None for all native levels, or for 2 where images are binarised.
@@ -82,6 +86,7 @@ class ImageDataModule(LightningDataModule):
         num_labelled: int | None = None,
         labelled_batch_size: int = 100,
         label_seed: int = 0,
+        neighbours: int = 0,
         seed: int = 0,
         levels: int | None = None,
         binarization: Binarization = "none",
@@ -96,6 +101,8 @@ class ImageDataModule(LightningDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise ConfigurationError(f"{name}={size} is not usable: allowed are 1, 2, 3, ...")
+        if neighbours < 0:
+            raise ConfigurationError(f"neighbours={neighbours} is not usable: allowed are 0, 1, 2, ...")
         if num_labelled is not None and self.num_classes is None:
             raise ConfigurationError(
                 f"num_labelled={num_labelled} is not usable: allowed is null, as no image has a label"
@@ -120,10 +127,12 @@ class ImageDataModule(LightningDataModule):
             )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_labelled, self.labelled_batch_size, self.label_seed = num_labelled, labelled_batch_size, label_seed
+        self.neighbours = neighbours
         self.seed, self.binarization, self.binarization_seed = seed, binarization, binarization_seed
         self._levels = allowed[-1] if levels is None else levels
         self._sources: dict[Source, tuple[Tensor, Tensor]] = {}
         self._evaluation_images: dict[Source, Tensor] = {}
+        self._neighbours: Tensor | None = None
 
     @property
     def levels(self) -> int:
@@ -229,6 +238,7 @@ class ImageDataModule(LightningDataModule):
             labels=labels,
             labelled=self.labelled_indices,
             labelled_batch_size=self.labelled_batch_size,
+            neighbours=self._nearest(images),
             seed=self.seed,
             shuffle=trainer is None or not trainer.overfit_batches,  # type: ignore[attr-defined]
             rank=rank,
@@ -236,6 +246,18 @@ class ImageDataModule(LightningDataModule):
             # Lightning announces one epoch too many after continuing, with max_steps, from the end of an epoch.
             current_epoch=None if trainer is None else lambda: trainer.current_epoch,
         )
+
+    def _nearest(self, images: Tensor) -> Tensor | None:
+        """Places in the training split of the neighbours of each of its images; found once."""
+        if self.neighbours and self._neighbours is None:
+            train = self.split_indices("train")
+            if self.neighbours >= len(train):
+                raise ConfigurationError(
+                    f"neighbours={self.neighbours} is not usable with {len(train)} training images: allowed are at most "
+                    f"{len(train) - 1}"
+                )
+            self._neighbours = nearest_neighbours(images[train], self.neighbours)
+        return self._neighbours
 
     def val_dataloader(self) -> EvalLoader:
         """The validation split, each image once over all processes."""

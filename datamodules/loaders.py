@@ -32,7 +32,8 @@ class TrainLoader:
     """Training batches: ``{"unlabelled": {"image", "index"}, "labelled": {"image", "label", "index"}}``.
 
     ``image`` is float32 ``[B, C, H, W]`` in [0, 1], ``index`` int64 ``[B]`` (row in ``images``), ``label`` int64
-    ``[B']``; ``"labelled"`` is there only where ``labelled`` is given.
+    ``[B']``; ``"labelled"`` is there only where ``labelled`` is given, and so is ``batch["unlabelled"]["neighbour"]``,
+    an image like ``image``, where ``neighbours`` is given.
 
     Unlabelled images come in a permutation keyed by (seed, epoch): each image at most once per epoch, and an incomplete
     last batch is dropped. Labelled images come as a stream of permutations keyed by (seed, cycle), which runs on across
@@ -52,6 +53,8 @@ class TrainLoader:
         labels: int64 ``[N]``; needed with ``labelled``.
         labelled: int64 ``[M']``, the rows of ``images`` that may be used with their label.
         labelled_batch_size: labelled images per process and step.
+        neighbours: int64 ``[M, k]``, places in ``unlabelled`` of the images that look most like each; one of the k is
+            drawn at every visit, keyed by (seed, epoch, step) for the global batch.
         seed: key of the orders and of the binarisation.
         shuffle: with False every epoch repeats the same batches: the rows in the given order, with epoch 0's
             binarisation.
@@ -74,6 +77,7 @@ class TrainLoader:
         labels: Tensor | None = None,
         labelled: Tensor | None = None,
         labelled_batch_size: int = 100,
+        neighbours: Tensor | None = None,
         seed: int = 0,
         shuffle: bool = True,
         rank: int = 0,
@@ -88,6 +92,7 @@ class TrainLoader:
         self.images, self.labels, self.levels, self.dynamic = images, labels, levels, dynamic
         self.unlabelled, self.batch_size = unlabelled, batch_size
         self.labelled, self.labelled_batch_size = labelled, labelled_batch_size
+        self.neighbours = neighbours
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
         self.current_epoch = current_epoch
         self.epoch = 0
@@ -132,6 +137,11 @@ class TrainLoader:
         rows = self._share(self._order(len(self.unlabelled), "unlabelled", epoch), step, self.batch_size)
         index = self.unlabelled[rows]
         batch: Batch = {"unlabelled": {"image": self._image(index, draws, "unlabelled"), "index": index}}
+        if self.neighbours is not None:
+            candidates = self.neighbours[rows]
+            choice = (draws.uniform("choice of the neighbour", *candidates.shape[:1]) * candidates.shape[1]).long()
+            like = self.unlabelled[candidates.gather(1, choice[:, None]).squeeze(1)]
+            batch["unlabelled"]["neighbour"] = self._image(like, draws, "neighbour")
         if self.labelled is not None and self.labels is not None:
             size = len(self.labelled)
             begin = (epoch * len(self) + step) * self.labelled_batch_size * self.world_size

@@ -48,7 +48,7 @@ class FusedStep(Phases):
         seen = self._seen_by_discriminator(batch) if "discriminator" in phases else []
         parts = {"": x}
         if "agreement" in phases:
-            parts["second "] = x
+            parts["second "] = self._partners(batch["unlabelled"])
         if "classification" in phases or len(seen) > 1:
             parts["labelled "] = batch["labelled"]["image"]
         weights = self._share_the_encoder(phases)

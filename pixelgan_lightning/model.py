@@ -61,6 +61,9 @@ class PixelGAN(FusedStep, Resumable):
             the images, as in the paper.
         agree: add the agreement phase, which is not in the paper: two views of an image get the same category
             (:func:`~pixelgan_lightning.agreement.pair_information`).
+        neighbour_steps: batches at the start in which the agreement phase pairs an image with a neighbour that the data
+            give (``neighbours`` of the data modules) instead of with itself: categories then follow how images vary,
+            not only how views do.
         reconstruction_images: how many images of each process's batch, its first, the reconstruction phase sees: the
             decoder is the expensive part of a step. The other phases see all. None: all.
         label_aware: the discriminator also sees labels, so that each class owns a component of the prior
@@ -100,6 +103,7 @@ class PixelGAN(FusedStep, Resumable):
         classification: PhaseOptimizer | dict[str, Any] | None = None,
         augmentation: Augmentation | Description | None = None,
         agree: bool = False,
+        neighbour_steps: int = 0,
         reconstruction_images: int | None = None,
         label_aware: bool = False,
         label_warmup_steps: int = 0,
@@ -128,6 +132,11 @@ class PixelGAN(FusedStep, Resumable):
         if agreement_warmup_steps and not agree:
             raise ConfigurationError(
                 f"agreement_warmup_steps={agreement_warmup_steps} with agree=False is not usable: allowed is agree=True"
+            )
+        if neighbour_steps < 0 or (neighbour_steps and not agree):
+            raise ConfigurationError(
+                f"neighbour_steps={neighbour_steps} with agree={agree} is not usable: allowed are 0 and, with agree=True, "
+                "numbers >= 1"
             )
         if step not in get_args(Step):
             raise ConfigurationError(f"step={step!r} is not usable: allowed are {', '.join(map(repr, get_args(Step)))}")
@@ -163,7 +172,7 @@ class PixelGAN(FusedStep, Resumable):
             MLPDiscriminator() if discriminator is None else discriminator, Discriminator
         )
         self.augmentation: Augmentation | None = None if augmentation is None else construct(augmentation, Augmentation)
-        self.agree = agree
+        self.agree, self.neighbour_steps = agree, neighbour_steps
         optimizers = {
             "reconstruction": _phase_optimizer(reconstruction),
             "discriminating": _phase_optimizer(discriminating),
@@ -179,6 +188,7 @@ class PixelGAN(FusedStep, Resumable):
                 **{name: component.describe() for name, component in self.named_children()},  # type: ignore[operator]
                 **{name: {**asdict(o), "betas": list(o.betas)} for name, o in optimizers.items()},
                 "agree": agree,
+                "neighbour_steps": neighbour_steps,
                 "reconstruction_images": reconstruction_images,
                 "label_aware": label_aware,
                 "encoder_lr": encoder_lr,
@@ -276,7 +286,7 @@ class PixelGAN(FusedStep, Resumable):
             self.discriminator_phase(seen, draws)
             self.generator_phase(seen, draws)
         if "agreement" in phases:
-            self.agreement_phase(x, draws)
+            self.agreement_phase(x, self._partners(batch["unlabelled"]), draws)
         if "classification" in phases:
             self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"], x, draws)
 
@@ -316,6 +326,11 @@ class PixelGAN(FusedStep, Resumable):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch
             self._check(batch["unlabelled"]["image"])
+            if self.global_step < self.neighbour_steps and "neighbour" not in batch["unlabelled"]:
+                raise ConfigurationError(
+                    f"neighbour_steps={self.neighbour_steps} is not usable with data without neighbours: allowed are "
+                    "data modules with neighbours >= 1"
+                )
 
     # ----------------------------------------------------------------------------------------------- the evaluation
 

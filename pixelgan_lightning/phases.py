@@ -29,6 +29,7 @@ class Phases(Inference, ManualOptimization):
     num_classes: int | None
     discriminator: Discriminator
     augmentation: Augmentation | None
+    neighbour_steps: int
     reconstruction_images: int | None
     label_aware: bool
     label_warmup_steps: int
@@ -52,12 +53,12 @@ class Phases(Inference, ManualOptimization):
         with self._phase("generator") as update:
             update(self._generator_loss(self._codes(seen, draws, "generator"), draws))
 
-    def agreement_phase(self, x: Tensor, draws: RowDraws) -> None:
-        """The encoder gives two views of an image the same category, and makes use of all (Ji et al., 2019)."""
+    def agreement_phase(self, x: Tensor, partners: Tensor, draws: RowDraws) -> None:
+        """The encoder gives views of partners the same category, and makes use of all categories (Ji et al., 2019)."""
         # In the warm-up no other phase sees images: without this one, evaluation would have no running statistics.
         owned = (self.encoder, self.posterior) if self.global_step < self.agreement_warmup_steps else ()
         with self._phase("agreement") as update, running_statistics(*owned):
-            views = torch.cat([self._view(x, draws, f"agreement {i}") for i in (1, 2)])
+            views = torch.cat([self._view(x, draws, "agreement 1"), self._view(partners, draws, "agreement 2")])
             update(self._agreement_loss(self.posterior.logits(self.encoder(views))))
 
     def classification_phase(self, x: Tensor, labels: Tensor, unlabelled: Tensor, draws: RowDraws) -> None:
@@ -102,6 +103,10 @@ class Phases(Inference, ManualOptimization):
         for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
             for p in self.posterior.parameters():
                 optimizer.state.pop(p, None)
+
+    def _partners(self, unlabelled: Batch) -> Tensor:
+        """Whom the agreement phase pairs the images with: neighbours first, then each image with itself."""
+        return unlabelled["neighbour" if self.global_step < self.neighbour_steps else "image"]
 
     def _draw_code(self, x: Tensor, draws: RowDraws, phase: str) -> Tensor:
         dim = self.posterior.noise_dim
