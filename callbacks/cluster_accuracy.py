@@ -47,6 +47,8 @@ class ClusterAccuracy(EvaluationCallback):
     - ``categories_used``: categories that are the most probable one of at least one image;
     - ``code_entropy``: mean entropy of ``q(y|x)``, ``aggregate_entropy``: entropy of its mean ``q(y)``,
       ``mutual_information``: their difference, ``marginal_kl``: ``KL(q(y)||p(y))``, all in nats;
+    - with ``views``: ``cluster_accuracy_views``, ``cluster_accuracy_majority_views`` and ``accuracy_views``, the same
+      mappings of the most probable category by the mean of ``q(y|x)`` over views;
     - tests only: ``cluster_error_percent`` = 100 (1 - ``cluster_accuracy``), and ``mapping_labels``, the number of
       validation labels the mappings were made with (majority and Hungarian read all, best example reads K of them).
 
@@ -54,6 +56,7 @@ class ClusterAccuracy(EvaluationCallback):
 
     Args:
         every_n_epochs: draw the confusion matrix after the validations of every n-th epoch; numbers are logged always.
+        views: of how many views of each image ``q(y|x)`` is averaged beside that of the image alone; 0 for none.
 
     Attributes:
         mapping: the mapping fitted last, None before.
@@ -65,9 +68,11 @@ class ClusterAccuracy(EvaluationCallback):
 
     mapping: ClusterMapping | None
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
+    def __init__(self, every_n_epochs: int = 1, views: int = 0) -> None:
         super().__init__()
         require_at_least("every_n_epochs", every_n_epochs, 1)
+        require_at_least("views", views, 0)
+        self.views = views
         self.every_n_epochs = every_n_epochs
         self.mapping = None
 
@@ -94,7 +99,12 @@ class ClusterAccuracy(EvaluationCallback):
                 "ClusterAccuracy with datamodule=None is not usable in a test: allowed is a data module, whose "
                 "validation images give the mapping"
             )
+        if self.views and pl_module.augmentation is None:
+            raise ConfigurationError(
+                f"ClusterAccuracy with views={self.views} and augmentation=None is not usable: allowed is an augmentation"
+            )
         self._clusters = ClusterAssignment(num_categories, num_classes)
+        self._by_views = ClusterAssignment(num_categories, num_classes)
         self._usage = CodeUsage(num_categories)
 
     # Other callbacks read the mapping from their `start` on.
@@ -103,12 +113,15 @@ class ClusterAccuracy(EvaluationCallback):
 
     def start(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         self._clusters.to(exact_device(pl_module)).reset()
+        self._by_views.to(exact_device(pl_module)).reset()
         self._usage.to(exact_device(pl_module)).reset()
 
     def update(self, trainer: pl.Trainer, pl_module: Any, batch: dict[str, Tensor]) -> None:
         logits = pl_module.category_logits(batch["image"])
         self._clusters.update(logits, batch["label"], batch["index"])
         self._usage.update(logits)
+        if self.views:
+            self._by_views.update(pl_module.category_logits(batch["image"], self.views), batch["label"], batch["index"])
 
     def finish(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
         if split == "val":
@@ -152,8 +165,16 @@ class ClusterAccuracy(EvaluationCallback):
         }
         if mapping.hungarian is not None:
             values["cluster_accuracy_hungarian"] = mapped_accuracy(counts, mapping.hungarian)
-            if getattr(getattr(trainer, "datamodule", None), "num_labelled", None):
-                values["accuracy"] = mapped_accuracy(counts, torch.arange(len(counts)))
+        with_labels = getattr(getattr(trainer, "datamodule", None), "num_labelled", None)
+        itself = torch.arange(len(counts)) if with_labels and mapping.hungarian is not None else None
+        if itself is not None:
+            values["accuracy"] = mapped_accuracy(counts, itself)
+        if self.views:
+            by_views = self._by_views.compute().counts
+            values["cluster_accuracy_views"] = mapped_accuracy(by_views, mapping.best_example)
+            values["cluster_accuracy_majority_views"] = mapped_accuracy(by_views, mapping.majority)
+            if itself is not None:
+                values["accuracy_views"] = mapped_accuracy(by_views, itself)
         finite = pl_module.prior.enumerate()
         if finite is not None and len(finite[1]) == pl_module.prior.num_categories:  # one code for each category
             values["marginal_kl"] = usage.marginal_kl(finite[1])

@@ -11,10 +11,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.decoders import Decoder, Known, draw_uniforms
 from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.likelihoods.base import full_precision
 from pixelgan_lightning.posteriors import GaussianPosterior, Posterior
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.random import keyed_generator
@@ -52,6 +54,8 @@ class Inference(pl.LightningModule):
     encoder: Encoder
     decoder: Decoder
     likelihood: Likelihood
+    augmentation: Augmentation | None
+    seed: int
 
     def recognise(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Codes ``[B, code_dim]`` in the current mode, with gradients; without ``noise`` the posterior's mode."""
@@ -69,13 +73,29 @@ class Inference(pl.LightningModule):
         return self.recognise(x)
 
     @inference
-    def category_logits(self, x: Tensor) -> Tensor:
+    def category_logits(self, x: Tensor, views: int = 0) -> Tensor:
         """Unnormalised ``log q(y|x)``, ``[B, K]``.
 
+        Args:
+            x: images ``[B, C, H, W]`` in [0, 1].
+            views: 0, or of how many views of each image the mean of ``q(y|x)`` is taken. They are views of the model's
+                ``augmentation``, the same ones for all images, from the middle half of its range: milder than in
+                training.
+
         Raises:
-            ConfigurationError: the code is not categorical.
+            ConfigurationError: the code is not categorical; views without an augmentation.
         """
-        return self.posterior.logits(self.encoder(x))
+        if not views:
+            return self.posterior.logits(self.encoder(x))
+        if self.augmentation is None:
+            raise ConfigurationError(f"views={views} with augmentation=None is not usable: allowed is an augmentation")
+        number = self.augmentation.num_draws
+        draws = 0.25 + 0.5 * torch.rand(views, number, generator=keyed_generator(self.seed, "views of evaluation")).to(x)
+        log_q = [
+            full_precision(self.category_logits(self.augmentation(x, of_one.expand(len(x), -1)))).log_softmax(1)
+            for of_one in draws
+        ]
+        return torch.stack(log_q).logsumexp(0) - math.log(views)
 
     @inference
     def sample(

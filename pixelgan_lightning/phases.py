@@ -11,7 +11,6 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 from pixelgan_lightning.agreement import class_order, pair_information
-from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.inference import Inference
 from pixelgan_lightning.likelihoods.base import full_precision
@@ -28,7 +27,6 @@ class Phases(Inference, ManualOptimization):
 
     num_classes: int | None
     discriminator: Discriminator
-    augmentation: Augmentation | None
     neighbour_steps: int
     reconstruction_images: int | None
     label_aware: bool

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from pixelgan_lightning import figures
+from pixelgan_lightning.augmentations import RandomAffine
 from pixelgan_lightning.callbacks import (
     ClusterAccuracy,
     LatentScatter,
@@ -72,11 +73,13 @@ class Model(pl.LightningModule):
     def __init__(self, prior: Any) -> None:
         super().__init__()
         self.prior, self.image_shape, self.num_classes = prior, SHAPE, CLASSES
-        self.posterior = None
+        self.posterior, self.augmentation = None, None
         self.weight = nn.Parameter(torch.zeros(()))
 
-    def category_logits(self, x: Tensor) -> Tensor:
+    def category_logits(self, x: Tensor, views: int = 0) -> Tensor:
         centres = torch.linspace(0, 1, self.prior.num_categories)
+        if views:  # every view is of an image that is as dark as this one is bright
+            x = 1 - x
         return -50 * (x.mean(dim=(1, 2, 3))[:, None] - centres).abs()
 
     def encode(self, x: Tensor) -> Tensor:
@@ -336,6 +339,22 @@ class TestClusterAccuracy:
         (logged,) = trainer.validate(Model(Categories(5)), Data(num_labelled=30), verbose=False)
         assert logged["val/categories_used"] == 3
         assert not {"val/cluster_accuracy_hungarian", "val/accuracy"} & set(logged)
+
+    def test_views_are_counted_beside_the_images(self, tmp_path: Path) -> None:
+        """By their views dark and bright images change places; the mapping is that of the images."""
+        model = Model(Categories(3))
+        model.augmentation = RandomAffine()
+        (logged,) = make_trainer(tmp_path, ClusterAccuracy(views=4)).test(model, Data(num_labelled=30), verbose=False)
+        assert logged["test/cluster_accuracy"] == pytest.approx(0.8)
+        # Of [1, 1, 2, 0, 0, 0, 2, 1, 2, 0] views call [0, 0, 2, 2, 1, 1, 1, 0, 2, 1].
+        assert logged["test/cluster_accuracy_views"] == pytest.approx(0.2)
+        assert logged["test/cluster_accuracy_majority_views"] == pytest.approx(0.2)
+        assert logged["test/accuracy"] == pytest.approx(0.1)
+        assert logged["test/accuracy_views"] == pytest.approx(0.3)  # categories [2, 2, 1, 1, 0, 0, 0, 2, 1, 0]
+
+    def test_views_need_an_augmentation(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="views=4 and augmentation=None is not usable"):
+            make_trainer(tmp_path, ClusterAccuracy(views=4)).validate(Model(Categories(3)), Data())
 
     def test_test_without_validation_data(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="datamodule=None"):

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from pixelgan_lightning import normalization
 from pixelgan_lightning.agreement import pair_information
-from pixelgan_lightning.augmentations import RandomAffine
+from pixelgan_lightning.augmentations import Chain, RandomAffine, RandomColour
 from pixelgan_lightning.component import Component, construct
 from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN, PackedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
@@ -105,6 +105,8 @@ OTHERS: dict[str, Callable[[], Component]] = {
     "conv_decoder": lambda: ConvDecoder([8, 4]),
     "packed": lambda: PackedPixelCNN(8, layers=1),
     "affine": lambda: RandomAffine(5.0, shear=0.1),
+    "colour": lambda: RandomColour(0.1, invert=0.5),
+    "chain": lambda: Chain([RandomAffine(5.0), RandomColour(invert=0.5)]),
     "container": lambda: Container({"prior": Gaussian(3), "encoder": ConvEncoder((4,))}, (1, 2), speed=2.5),
 }
 ALL: dict[str, Callable[[], Component]] = {
@@ -231,6 +233,9 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "logistics": (lambda: DiscretizedLogisticMixture(0), "num_mixtures=0 .* >= 1"),
     "shear": (lambda: RandomAffine(shear=-1.0), "shear=-1.0 .* >= 0"),
     "outside": (lambda: RandomAffine(outside="x"), "outside='x' .* zeros, border"),  # type: ignore[arg-type]
+    "contrast": (lambda: RandomColour(contrast=-1.0), "contrast=-1.0 .* >= 0"),
+    "invert": (lambda: RandomColour(invert=1.5), "invert=1.5 .* from 0 to 1"),
+    "steps": (lambda: Chain([]), r"steps=\[\] .* one or more"),
     "gain": (lambda: CategoricalPosterior(gain=0), "gain=0 .* > 0"),
     "initial_scale": (lambda: GaussianPosterior(initial_scale=0), "initial_scale=0 .* > 0"),
     "code_noise": (lambda: MLPDiscriminator(code_noise=-0.1), "code_noise=-0.1 .* >= 0"),
@@ -811,6 +816,32 @@ class TestRandomAffine:
         x, view = torch.rand(1, 1, 9, 9).expand(2, -1, -1, -1), RandomAffine()
         one, two = view(x, torch.rand(2, view.num_draws))
         assert not torch.equal(one, two)
+
+
+class TestRandomColour:
+    def test_middle_draws_leave_the_image_alone(self) -> None:
+        x = torch.rand(3, 4, 5, 5).double()
+        assert_close(RandomColour()(x, torch.full((3, 5), 0.5).double()), x, rtol=0, atol=1e-12)
+
+    def test_by_hand(self) -> None:
+        """Contrast around the mean, a shift of each channel, the ends of the range, inversion."""
+        x = torch.tensor([0.4, 0.6], dtype=torch.float64).view(1, 1, 1, 2).expand(2, 3, 1, 2)
+        draws = torch.tensor([[1.0, 0.5, 0.75, 0.0, 0.9], [0.5, 0.5, 0.5, 0.5, 0.2]], dtype=torch.float64)
+        one, two = RandomColour(contrast=math.log(2), brightness=0.4, invert=0.5)(x, draws)
+        assert_close(one[:, 0], torch.tensor([[0.3, 0.7], [0.5, 0.9], [0.0, 0.3]], dtype=torch.float64), rtol=0, atol=1e-12)
+        assert_close(two[:, 0], torch.tensor([[0.6, 0.4]] * 3, dtype=torch.float64), rtol=0, atol=1e-12)
+
+    def test_never_or_always_inverts(self) -> None:
+        x, draws = torch.rand(5, 1, 3, 3), torch.rand(5, 5)
+        assert_close(1 - RandomColour(invert=0)(x, draws), RandomColour(invert=1)(x, draws))
+
+
+class TestChain:
+    def test_each_step_has_draws_of_its_own(self) -> None:
+        x, first, second = torch.rand(4, 3, 6, 6), RandomAffine(), RandomColour(invert=0.5)
+        view = Chain([first, second])
+        draws = torch.rand(4, view.num_draws)
+        assert torch.equal(view(x, draws), second(first(x, draws[:, :6]), draws[:, 6:]))
 
 
 # ----------------------------------------------------------------------------------------------------------- agreement

@@ -656,6 +656,22 @@ class TestCode:
         x = images(5, 0)
         close(model.category_logits(x).softmax(1), model.encode(x))
 
+    def test_categories_of_views(self) -> None:
+        """The mean of q(y|x) over the same views for every image, whatever batch it comes in."""
+        model = tiny().eval()
+        x, draws = images(5, 0), []
+        assert isinstance(model.augmentation, RandomAffine)
+        handle = model.augmentation.register_forward_pre_hook(lambda module, inputs: draws.append(inputs[1]))
+        logits = model.category_logits(x, views=3)
+        handle.remove()
+        assert all(0.25 <= d.min() and d.max() <= 0.75 and torch.equal(d[0], d[4]) for d in draws)
+        assert len({d[0, 0].item() for d in draws}) == 3
+        views = [model.category_logits(model.augmentation(x, d)).softmax(1) for d in draws]
+        close(logits.exp(), torch.stack(views).mean(0))
+        close(model.category_logits(x[2:3], views=3), logits[2:3])
+        with pytest.raises(ConfigurationError, match="views=3 with augmentation=None is not usable"):
+            tiny(augmentation=None, agree=False).category_logits(x, views=3)
+
     def test_are_refused_where_there_are_none(self) -> None:
         model = tiny(**GAUSSIAN)
         with pytest.raises(ConfigurationError, match="posterior=GaussianPosterior has no categories"):

@@ -2,5 +2,7 @@
 
 from pixelgan_lightning.augmentations.affine import RandomAffine
 from pixelgan_lightning.augmentations.base import Augmentation
+from pixelgan_lightning.augmentations.chain import Chain
+from pixelgan_lightning.augmentations.colour import RandomColour
 
-__all__ = ["Augmentation", "RandomAffine"]
+__all__ = ["Augmentation", "Chain", "RandomAffine", "RandomColour"]
