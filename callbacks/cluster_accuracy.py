@@ -101,7 +101,8 @@ class ClusterAccuracy(EvaluationCallback):
             )
         if self.views and pl_module.augmentation is None:
             raise ConfigurationError(
-                f"ClusterAccuracy with views={self.views} and augmentation=None is not usable: allowed is an augmentation"
+                f"ClusterAccuracy with views={self.views} and augmentation=None is not usable: allowed is an "
+                "augmentation"
             )
         self._clusters = ClusterAssignment(num_categories, num_classes)
         self._by_views = ClusterAssignment(num_categories, num_classes)

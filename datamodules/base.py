@@ -253,8 +253,8 @@ class ImageDataModule(LightningDataModule):
             train = self.split_indices("train")
             if self.neighbours >= len(train):
                 raise ConfigurationError(
-                    f"neighbours={self.neighbours} is not usable with {len(train)} training images: allowed are at most "
-                    f"{len(train) - 1}"
+                    f"neighbours={self.neighbours} is not usable with {len(train)} training images: allowed are at "
+                    f"most {len(train) - 1}"
                 )
             self._neighbours = nearest_neighbours(images[train], self.neighbours)
         return self._neighbours

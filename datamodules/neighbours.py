@@ -12,9 +12,9 @@ from pixelgan_lightning.datamodules.pixels import CHUNK
 def nearest_neighbours(images: Tensor, count: int) -> Tensor:
     """For each image the ``count`` others that look most like it, nearest first, int64 ``[N, count]``.
 
-    Images are compared by their cosine after subtraction of the mean image; those of 16x16 and more are blurred by a 3x3
-    mean and reduced to half the side before, so that a shift by a pixel matters little. Time grows as N², and 50,000 images of 28x28
-    take a quarter of a minute on one CPU core; memory grows as N.
+    Images are compared by their cosine after subtraction of the mean image; those of 16x16 and more are blurred by a
+    3x3 mean and reduced to half the side before, so that a shift by a pixel matters little. Time grows as N², and
+    50,000 images of 28x28 take a quarter of a minute on one CPU core; memory grows as N.
 
     Args:
         images: ``[N, C, H, W]`` uint8.

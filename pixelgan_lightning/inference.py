@@ -90,7 +90,9 @@ class Inference(pl.LightningModule):
         if self.augmentation is None:
             raise ConfigurationError(f"views={views} with augmentation=None is not usable: allowed is an augmentation")
         number = self.augmentation.num_draws
-        draws = 0.25 + 0.5 * torch.rand(views, number, generator=keyed_generator(self.seed, "views of evaluation")).to(x)
+        draws = 0.25 + 0.5 * torch.rand(views, number, generator=keyed_generator(self.seed, "views of evaluation")).to(
+            x
+        )
         log_q = [
             full_precision(self.category_logits(self.augmentation(x, of_one.expand(len(x), -1)))).log_softmax(1)
             for of_one in draws

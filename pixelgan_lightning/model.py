@@ -135,8 +135,8 @@ class PixelGAN(FusedStep, Resumable):
             )
         if neighbour_steps < 0 or (neighbour_steps and not agree):
             raise ConfigurationError(
-                f"neighbour_steps={neighbour_steps} with agree={agree} is not usable: allowed are 0 and, with agree=True, "
-                "numbers >= 1"
+                f"neighbour_steps={neighbour_steps} with agree={agree} is not usable: allowed are 0 and, with "
+                "agree=True, numbers >= 1"
             )
         if step not in get_args(Step):
             raise ConfigurationError(f"step={step!r} is not usable: allowed are {', '.join(map(repr, get_args(Step)))}")

@@ -828,7 +828,9 @@ class TestRandomColour:
         x = torch.tensor([0.4, 0.6], dtype=torch.float64).view(1, 1, 1, 2).expand(2, 3, 1, 2)
         draws = torch.tensor([[1.0, 0.5, 0.75, 0.0, 0.9], [0.5, 0.5, 0.5, 0.5, 0.2]], dtype=torch.float64)
         one, two = RandomColour(contrast=math.log(2), brightness=0.4, invert=0.5)(x, draws)
-        assert_close(one[:, 0], torch.tensor([[0.3, 0.7], [0.5, 0.9], [0.0, 0.3]], dtype=torch.float64), rtol=0, atol=1e-12)
+        assert_close(
+            one[:, 0], torch.tensor([[0.3, 0.7], [0.5, 0.9], [0.0, 0.3]], dtype=torch.float64), rtol=0, atol=1e-12
+        )
         assert_close(two[:, 0], torch.tensor([[0.6, 0.4]] * 3, dtype=torch.float64), rtol=0, atol=1e-12)
 
     def test_never_or_always_inverts(self) -> None:

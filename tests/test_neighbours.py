@@ -29,7 +29,7 @@ def test_nearest_are_those_of_the_largest_cosine(monkeypatch: pytest.MonkeyPatch
 
 def test_most_neighbours_of_real_digits_have_their_class() -> None:
     data = digits(neighbours=1)
-    images, labels = data._source("train")
+    _, labels = data._source("train")
     train = data.split_indices("train")
     nearest = data.train_dataloader().neighbours
     assert nearest is not None
