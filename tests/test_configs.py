@@ -128,6 +128,12 @@ def test_the_pair_differs_in_the_receptive_field_alone() -> None:
     assert narrow == wide
 
 
+def test_the_adversarial_autoencoder_differs_in_the_decoder_alone() -> None:
+    overlay = yaml.safe_load((CONFIGS / "small" / "aae.yaml").read_text())
+    assert overlay["model"].pop("decoder")["class_path"] == "ConvDecoder"
+    assert overlay == {"model": {"compile_decoder": False}}  # which changes the speed, and nothing that is computed
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_sweeps(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What an agent would start is accepted, and the metric is one that the experiment logs."""
