@@ -54,19 +54,21 @@ def _norb(root: Path) -> Maker:
     return lambda **arguments: NORBDataModule(str(root), side=16, download=False, **arguments)
 
 
-MAKERS: dict[str, Callable[[Path], Maker]] = {
-    "digits": lambda root: DigitsDataModule,
-    "mnist": _mnist,
-    "fashion_mnist": _fashion,
-    "svhn": _svhn,
-    "norb": _norb,
-    "image_tensor": _own_images,
+MAKERS: dict[type[ImageDataModule], Callable[[Path], Maker]] = {
+    DigitsDataModule: lambda root: DigitsDataModule,
+    MNISTDataModule: _mnist,
+    FashionMNISTDataModule: _fashion,
+    SVHNDataModule: _svhn,
+    NORBDataModule: _norb,
+    ImageTensorDataModule: _own_images,
 }
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=MAKERS, ids=lambda cls: cls.__name__)
 def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    return MAKERS[request.param](tmp_path_factory.mktemp(request.param))
+    maker = MAKERS[request.param](tmp_path_factory.mktemp("files"))
+    assert type(maker()) is request.param
+    return maker
 
 
 def ready(make: Maker, **arguments: Any) -> ImageDataModule:
