@@ -40,7 +40,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "decoder": {"model": {"decoder": outside("LeftNeighbour", width=5)}},
     "likelihood": {"model": {"likelihood": outside("Binomial", levels=17)}},
     "discriminator": {"model": {"discriminator": outside("Quadratic")}},
-    "augmentation": {"model": {"augmentation": outside("Mirror"), "agree": True}},
+    "augmentation": {
+        "model": {"augmentation": outside("Mirror"), "agree": True},
+        "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 32, "augmentation": outside("Mirror")}},
+    },
     "data": {"data": outside("Stripes", batch_size=20, num_labelled=4, labelled_batch_size=4)},
     "callback": {"trainer": {"callbacks": [outside("InkOfSamples", number=4)]}},
 }
