@@ -10,6 +10,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.datamodules.loaders import EvalLoader, TrainLoader
 from pixelgan_lightning.datamodules.neighbours import nearest_neighbours
 from pixelgan_lightning.datamodules.pixels import binarise, quantise
@@ -62,6 +63,9 @@ class ImageDataModule(LightningDataModule):
               *not* the file of binarised MNIST by Larochelle and Murray (2011): likelihoods on the two are not
               comparable, as they are not between the modes.
         binarization_seed: key of ``"fixed"``.
+        augmentation: random changes of every training image, anew at every visit, which encoder and decoder both see
+            (``model.augmentation`` changes what the encoder sees and leaves the decoder's target alone). None, the
+            default: the images as they are.
 
     Raises:
         ConfigurationError: an argument is out of its range; on use of the data also: files that are missing or do not
@@ -91,6 +95,7 @@ class ImageDataModule(LightningDataModule):
         levels: int | None = None,
         binarization: Binarization = "none",
         binarization_seed: int = 0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         sizes = {
@@ -129,6 +134,7 @@ class ImageDataModule(LightningDataModule):
         self.num_labelled, self.labelled_batch_size, self.label_seed = num_labelled, labelled_batch_size, label_seed
         self.neighbours = neighbours
         self.seed, self.binarization, self.binarization_seed = seed, binarization, binarization_seed
+        self.augmentation = augmentation
         self._levels = allowed[-1] if levels is None else levels
         self._sources: dict[Source, tuple[Tensor, Tensor]] = {}
         self._evaluation_images: dict[Source, Tensor] = {}
@@ -234,6 +240,7 @@ class ImageDataModule(LightningDataModule):
             self.split_indices("train"),
             self.batch_size,
             levels=self.native_levels if dynamic else self.levels,
+            augmentation=self.augmentation,
             dynamic=dynamic,
             labels=labels,
             labelled=self.labelled_indices,

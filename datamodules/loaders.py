@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from pixelgan_lightning.datamodules.pixels import to_unit_interval
+from pixelgan_lightning.augmentations import Augmentation
+from pixelgan_lightning.datamodules.pixels import nearest_level, to_unit_interval
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.random import Key, RowDraws, keyed_generator
 
@@ -48,6 +49,8 @@ class TrainLoader:
         unlabelled: int64 ``[M]``, the rows of ``images`` to train on.
         batch_size: unlabelled images per process and step.
         levels: number of levels of ``images``.
+        augmentation: random changes of the images, before they are rounded to their levels and drawn, keyed by
+            (seed, epoch, step) for the global batch; None for the images as they are.
         dynamic: draw every pixel anew at every visit, Bernoulli with the grey value as probability, keyed by
             (seed, epoch, step) for the global batch. Otherwise images are ``level / (levels - 1)``.
         labels: int64 ``[N]``; needed with ``labelled``.
@@ -73,6 +76,7 @@ class TrainLoader:
         batch_size: int,
         *,
         levels: int,
+        augmentation: Augmentation | None = None,
         dynamic: bool = False,
         labels: Tensor | None = None,
         labelled: Tensor | None = None,
@@ -90,6 +94,7 @@ class TrainLoader:
                 "labelled_batch_size", labelled_batch_size, world_size, len(labelled), "labelled images"
             )
         self.images, self.labels, self.levels, self.dynamic = images, labels, levels, dynamic
+        self.augmentation = augmentation
         self.unlabelled, self.batch_size = unlabelled, batch_size
         self.labelled, self.labelled_batch_size = labelled, labelled_batch_size
         self.neighbours = neighbours
@@ -162,6 +167,10 @@ class TrainLoader:
 
     def _image(self, index: Tensor, draws: RowDraws, stream: str) -> Tensor:
         image = to_unit_interval(self.images[index], self.levels)
+        if self.augmentation is not None:
+            numbers = draws.uniform(f"augmentation, {stream}", len(image), self.augmentation.num_draws)
+            with torch.no_grad():
+                image = nearest_level(self.augmentation(image, numbers), self.levels)
         if self.dynamic:
             image = (draws.uniform(f"binarisation, {stream}", *image.shape) < image).float()
         return image

@@ -61,6 +61,11 @@ def to_unit_interval(stored: Tensor, levels: int) -> Tensor:
     return stored.float() / (levels - 1)
 
 
+def nearest_level(image: Tensor, levels: int) -> Tensor:
+    """The level that is nearest to each value of ``image``, as ``level / (levels - 1)``; same shape."""
+    return (image.clamp(0, 1) * (levels - 1)).round() / (levels - 1)
+
+
 def area_average(stored: Tensor, side: int) -> Tensor:
     """Means of squares of pixels, rounded to a level (half to even).
 

@@ -261,13 +261,27 @@ def test_completions_are_the_models() -> None:
 
 
 def test_completions_with_the_code_of_another_image() -> None:
+    model = tiny_model(Gaussian(2))
+    with torch.no_grad():
+        for parameter in model.posterior.parameters():
+            parameter *= 30  # codes so far apart that they make another picture
+    write_checkpoint(model, CHECKPOINT)
     images = digits(4)
     np.savez("images.npz", images=images[:3].numpy())
     np.savez("other.npz", images=images[3:].numpy())
-    options = ["--images", "images.npz", "--codes_of", "other.npz", "--rows", 2, "--draws", 1]
-    pixelgan("complete", *model_with(), "--out", "out.npz", *options)
-    codes = tiny_model().encode(images[3:]).expand(3, -1)
-    np.testing.assert_array_equal(arrays()["images"][:, 0], tiny_model().complete(images[:3], 2, codes))
+    np.savez("each.npz", images=images[[3, 1, 2]].numpy())
+    got = {}
+    for name, codes_of in (("own", []), ("other", ["--codes_of", "other.npz"]), ("each", ["--codes_of", "each.npz"])):
+        options = ["--images", "images.npz", *codes_of, "--rows", 2, "--draws", 1]
+        pixelgan("complete", "--ckpt_path", CHECKPOINT, "--out", "out.npz", *options)
+        got[name] = arrays()
+    codes = model.encode(images[3:]).expand(3, -1)
+    np.testing.assert_allclose(got["other"]["codes"], codes, rtol=1e-6)
+    np.testing.assert_array_equal(got["other"]["images"][:, 0], model.complete(images[:3], 2, codes))
+    np.testing.assert_array_equal(got["own"]["images"][:, 0], model.complete(images[:3], 2))
+    assert not np.array_equal(got["own"]["images"], got["other"]["images"])  # with the same draws: the code matters
+    np.testing.assert_array_equal(got["each"]["images"][0], got["other"]["images"][0])  # a code for each image
+    np.testing.assert_array_equal(got["each"]["images"][1:], got["own"]["images"][1:])
 
 
 def test_images_of_the_runs_data() -> None:

@@ -32,6 +32,7 @@ from pixelgan_lightning.posteriors import (
     DeterministicPosterior,
     GaussianPosterior,
     ImplicitPosterior,
+    NoPosterior,
     Posterior,
     ProductPosterior,
 )
@@ -87,6 +88,7 @@ POSTERIORS: dict[str, tuple[Callable[[], Posterior], Prior]] = {
         lambda: ProductPosterior([GaussianPosterior(), CategoricalPosterior()]),
         ProductPrior([Gaussian(2), Categorical(4)]),
     ),
+    "none": (lambda: NoPosterior(), NoCode()),
 }
 ENCODERS: dict[str, Callable[[], Encoder]] = {
     "conv": lambda: ConvEncoder(channels=(8, 16), num_features=12),
@@ -486,6 +488,21 @@ def test_a_prior_needs_no_more_than_samples() -> None:
 # ---------------------------------------------------------------------------------------------------------- posteriors
 
 
+def goes_with(posterior: Posterior, prior: Prior) -> bool:
+    """Whether a kind of posterior can match a prior: categories with categories, the others with continuous codes."""
+    if isinstance(posterior, ProductPosterior):
+        if not isinstance(prior, ProductPrior):
+            return False
+        factors = prior.factors()
+        parts = posterior.parts() or [factor.default_posterior() for factor in factors]
+        return len(parts) == len(factors) and all(map(goes_with, parts, factors))
+    if isinstance(posterior, NoPosterior):
+        return prior.code_dim == 0
+    if isinstance(posterior, CategoricalPosterior):
+        return prior.num_categories == prior.code_dim
+    return prior.num_categories is None and prior.code_dim > 0
+
+
 @pytest.mark.parametrize("name", POSTERIORS)
 class TestPosterior:
     features, batch = 6, 5
@@ -503,6 +520,9 @@ class TestPosterior:
         features = torch.randn(self.batch, self.features, requires_grad=True)
         codes = posterior(features, self.noise(posterior))
         assert codes.shape == (self.batch, prior.code_dim)
+        if prior.code_dim == 0:
+            assert not list(posterior.parameters())
+            return
         (codes * torch.randn_like(codes)).sum().backward()
         for parameter in (features, *posterior.parameters()):
             assert parameter.grad is not None
@@ -525,6 +545,23 @@ class TestPosterior:
             make().build(self.features, other)
         assert type(other).__name__ in str(caught.value)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("prior_name", PRIORS)
+    def test_every_prior_is_served_or_refused_at_once(self, name: str, prior_name: str) -> None:
+        """No combination trains something else than what was asked for: continuous codes under categories, say."""
+        prior, posterior = PRIORS[prior_name](), POSTERIORS[name][0]()
+        if not goes_with(posterior, prior):
+            with pytest.raises(ConfigurationError, match=r"^posterior") as caught:
+                posterior.build(self.features, prior)
+            assert "\n" not in str(caught.value)
+            return
+        posterior.build(self.features, prior)
+        code = posterior(torch.randn(self.batch, self.features), self.noise(posterior))
+        assert code.shape == (self.batch, prior.code_dim)
+        if prior.num_categories is not None:
+            category = code[:, prior.category_slice or slice(None)]
+            assert_close(category.sum(1), torch.ones(self.batch))
+            assert (category >= 0).all()
 
     def test_categorical_codes_are_distributions(self, name: str) -> None:
         posterior, prior = self.build(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -93,11 +94,32 @@ def small_overlay(paths: list[Path], data: dict[str, dict[str, Any]], folder: Pa
     return path
 
 
+def header(path: Path) -> str:
+    """The comment that a configuration opens with."""
+    return "".join(itertools.takewhile(lambda line: line.startswith("#"), path.open()))
+
+
+def stacks(path: Path) -> list[list[Path]]:
+    """What each command in the opening comment stacks."""
+    commands = re.findall(r"^#   (pixelgan fit .*)", header(path), re.MULTILINE)
+    return [[CONFIGS.parent / name for name in re.findall(r"--config (\S+)", command)] for command in commands]
+
+
 def documented(path: Path) -> list[Path]:
-    """The files that the command in the configuration's first lines stacks, the configuration itself last."""
-    commands = re.findall(r"^#   (pixelgan fit .*)", path.read_text(), re.MULTILINE)
-    stacks = [[CONFIGS.parent / name for name in re.findall(r"--config (\S+)", command)] for command in commands]
-    return next(paths for paths in stacks if paths[-1] == path)
+    """The files that the first command for the configuration stacks, the configuration itself last."""
+    return next(paths for paths in stacks(path) if paths[-1] == path)
+
+
+def small_route(path: Path) -> list[Path]:
+    """What the opening comment of an experiment at the paper's scale says to stack on two CPU cores."""
+    return [path, *(CONFIGS.parent / name for name in re.findall(r"add --config (\S+\.yaml)", header(path)))]
+
+
+def further_stacks() -> dict[str, list[Path]]:
+    """What opening comments say to stack and no other test here runs."""
+    every = [paths for path in EXPERIMENTS + SIZES for paths in [*stacks(path), small_route(path)]]
+    run = [documented(path) for path in EXPERIMENTS + SIZES]
+    return {"+".join(path.stem for path in paths): paths for paths in every if paths not in run}
 
 
 def stacked(paths: list[Path]) -> list[str]:
@@ -126,6 +148,12 @@ def test_the_pair_differs_in_the_receptive_field_alone() -> None:
         reach.append(arguments.pop("first_kernel") // 2 + sum(arguments.pop("dilations")))
     assert reach == [3, 19]
     assert narrow == wide
+
+
+def test_the_adversarial_autoencoder_differs_in_the_decoder_alone() -> None:
+    overlay = yaml.safe_load((CONFIGS / "small" / "aae.yaml").read_text())
+    assert overlay["model"].pop("decoder")["class_path"] == "ConvDecoder"
+    assert overlay == {"model": {"compile_decoder": False}}  # which changes the speed, and nothing that is computed
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -158,6 +186,43 @@ def test_experiments(
     overlay = small_overlay(paths, data, tmp_path)
     pixelgan("fit", *stacked([*paths, overlay]), "--run_dir", "run")
     check_fit_and_test(Path("run"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_says_what_it_reproduces(path: Path) -> None:
+    text = " ".join(header(path).replace("#", "").split())
+    assert re.search(r"\(PixelGAN autoencoders|[Aa]dversarial [Aa]utoencoder|its method", text), "which part of a paper"
+    assert re.search(r"reported|no figure|no number|figure \d", text), "the published figure, or that there is none"
+    if path.stem.startswith("digits"):
+        assert re.search(r"About \w+ minutes? on", text)
+        return
+    assert "Meant for a GPU; not run here" in text
+    assert len(small_route(path)) > 1, "a small variant"
+    assert small_route(path)[-1] in SIZES
+
+
+@pytest.mark.parametrize("path", SIZES, ids=lambda path: path.stem)
+def test_a_small_variant_says_how_long_it_takes(path: Path) -> None:
+    text = " ".join(header(path).replace("#", "").split())
+    assert re.search(r"(About|At most) .*(minutes?|hours?|time) .*(measured|estimate)", text)
+
+
+def test_every_small_variant_belongs_to_an_experiment() -> None:
+    bases = {paths[0] for path in SIZES for paths in stacks(path)}
+    assert bases <= set(EXPERIMENTS)
+    assert {small_route(path)[-1] for path in EXPERIMENTS} <= {*SIZES, *EXPERIMENTS}
+
+
+@pytest.mark.parametrize("paths", further_stacks().values(), ids=further_stacks())
+def test_further_commands_of_the_comments_are_accepted(paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        pixelgan("fit", *stacked(paths), "--print_config")
+    assert exit_.value.code in (0, None)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for section in ("model", "data", "trainer"):  # the last file that says something about a class decides
+        for name, value in merged(paths).get(section, {}).items():
+            if isinstance(value, dict) and "class_path" in value:
+                assert printed[section][name]["class_path"].endswith(f".{value['class_path']}")
 
 
 @pytest.mark.parametrize("path", LOGGERS, ids=lambda path: path.stem)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from external_parts import Mirror
 from realformats import digit_images, write_mnist, write_norb, write_svhn
 
+from pixelgan_lightning.augmentations import RandomAffine
 from pixelgan_lightning.datamodules import (
     DigitsDataModule,
     FashionMNISTDataModule,
@@ -54,19 +56,21 @@ def _norb(root: Path) -> Maker:
     return lambda **arguments: NORBDataModule(str(root), side=16, download=False, **arguments)
 
 
-MAKERS: dict[str, Callable[[Path], Maker]] = {
-    "digits": lambda root: DigitsDataModule,
-    "mnist": _mnist,
-    "fashion_mnist": _fashion,
-    "svhn": _svhn,
-    "norb": _norb,
-    "image_tensor": _own_images,
+MAKERS: dict[type[ImageDataModule], Callable[[Path], Maker]] = {
+    DigitsDataModule: lambda root: DigitsDataModule,
+    MNISTDataModule: _mnist,
+    FashionMNISTDataModule: _fashion,
+    SVHNDataModule: _svhn,
+    NORBDataModule: _norb,
+    ImageTensorDataModule: _own_images,
 }
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=MAKERS, ids=lambda cls: cls.__name__)
 def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    return MAKERS[request.param](tmp_path_factory.mktemp(request.param))
+    maker = MAKERS[request.param](tmp_path_factory.mktemp("files"))
+    assert type(maker()) is request.param
+    return maker
 
 
 def ready(make: Maker, **arguments: Any) -> ImageDataModule:
@@ -129,6 +133,37 @@ def test_levels_and_binarisation_apply(make: Maker) -> None:
         assert module.levels == levels
         assert set((batch["image"] * (levels - 1)).round().unique().tolist()) <= set(range(levels))
         assert torch.equal(batch["image"], (batch["image"] * (levels - 1)).round() / (levels - 1))
+
+
+def test_augmentation_is_for_training_alone_and_off_by_default(make: Maker) -> None:
+    """A mirrored or unchanged image, in both streams; evaluation sees what is stored."""
+    plain, augmented = (
+        labelled(make, binarization="none", augmentation=augmentation) for augmentation in (None, Mirror())
+    )
+    assert make().augmentation is None
+    loaders = plain.train_dataloader(), augmented.train_dataloader()
+    for stream in ("unlabelled", "labelled"):
+        mirrored = []
+        for before, after in zip(*loaders, strict=True):
+            assert torch.equal(before[stream]["index"], after[stream]["index"])
+            x, view = before[stream]["image"], after[stream]["image"]
+            same, turned = ((view == other).flatten(1).all(1) for other in (x, x.flip(3)))
+            assert (same | turned).all()
+            mirrored.append(turned & ~same)
+        share = torch.cat(mirrored).float().mean()
+        assert 0.2 < share < 0.8
+    before, after = (next(iter(module.val_dataloader())) for module in (plain, augmented))
+    assert torch.equal(before["image"], after["image"])
+
+
+def test_augmented_images_have_the_levels_of_the_others(make: Maker) -> None:
+    for arguments in ({"binarization": "none", "levels": 4}, {"binarization": "dynamic"}):
+        module = ready(make, augmentation=RandomAffine(), **arguments)
+        image = next(iter(module.train_dataloader()))["unlabelled"]["image"]
+        assert torch.equal(image, (image * (module.levels - 1)).round() / (module.levels - 1))
+        assert image.min() >= 0
+        assert image.max() <= 1
+        assert image.std() > 0
 
 
 def test_too_many_labels_are_refused(make: Maker) -> None:

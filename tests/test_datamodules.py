@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from realformats import write_idx, write_mnist
 from torch import Tensor, nn
 
+from pixelgan_lightning.augmentations import RandomAffine
 from pixelgan_lightning.datamodules import DigitsDataModule, EvalLoader, MNISTDataModule, TrainLoader
 from pixelgan_lightning.datamodules.pixels import binarise, quantise
 from pixelgan_lightning.errors import ConfigurationError
@@ -91,10 +92,12 @@ def test_batches_hold_what_they_name() -> None:
         assert set(batch["labelled"]["index"].tolist()) <= set(LABELLED.tolist())
 
 
+@pytest.mark.parametrize("augmentation", [None, RandomAffine()], ids=["plain", "augmented"])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_two_processes_see_the_batches_of_one(dynamic: bool) -> None:
-    one = train_loader(dynamic=dynamic)
-    ranks = [train_loader(dynamic=dynamic, batch_size=8, labelled_batch_size=7, rank=r, world_size=2) for r in range(2)]
+def test_two_processes_see_the_batches_of_one(dynamic: bool, augmentation: RandomAffine | None) -> None:
+    options: dict[str, Any] = {"dynamic": dynamic, "augmentation": augmentation}
+    one = train_loader(**options)
+    ranks = [train_loader(**options, batch_size=8, labelled_batch_size=7, rank=r, world_size=2) for r in range(2)]
     for loader in (one, *ranks):
         loader.set_epoch(3)
     joined = [

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from test_model import CATEGORICAL, CLASSES, GAUSSIAN, around_phases, batches, close, fit, images, state, tiny
 
+from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.posteriors import DeterministicPosterior, GaussianPosterior
 from pixelgan_lightning.priors import Gaussian, GaussianMixture, NoCode, SwissRoll
+from pixelgan_lightning.random import keyed_generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
@@ -195,6 +197,29 @@ class TestLabelAware:
             assert (codes.mean(0) - expected.mean(0)).norm() < 0.3
             others = (real[:, 2:].argmax(1) != component).nonzero()[:, 0]
             assert (real[others, :2].mean(0) - expected.mean(0)).norm() > 0.3
+
+    @pytest.mark.parametrize("shift", [1, 2])
+    def test_each_class_comes_to_own_its_component(self, shift: int) -> None:
+        """Whichever component a label names, the codes of its images end there."""
+        adam = {"lr": 2e-2, "betas": [0.5, 0.999]}
+        judge = MLPDiscriminator([32])
+        model = tiny(
+            **MIXTURE,
+            discriminator=judge,
+            discriminating=adam,
+            generating=adam,
+            encoder_lr=1e-4,
+            reconstruction_images=3,
+        )
+        patterns = images(CLASSES, "patterns")
+        data = []
+        for step in range(100):
+            label = torch.randint(CLASSES, (30,), generator=keyed_generator("classes", step))
+            labelled = {"image": patterns[label], "label": (label + shift) % CLASSES, "index": label}
+            data.append({"unlabelled": {"image": patterns[label.flip(0)], "index": label}, "labelled": labelled})
+        fit(model, data)
+        angle = torch.atan2(*model.encode(patterns).flip(1).T) * CLASSES / (2 * math.pi)
+        assert (angle.round() % CLASSES).tolist() == [(c + shift) % CLASSES for c in range(CLASSES)]
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Self
 
@@ -19,7 +20,7 @@ class PackedPixelCNN(Decoder):
 
     The order is raster order over blocks and, inside a block, colour by colour in raster order; each value depends on
     all before it, those of its own block through the head. The stacks have a quarter of the positions to compute, and
-    a kernel covers four times the area.
+    a kernel covers four times the area. Completing an image starts from whole blocks: an even number of rows.
 
     Args:
         channels, layers, first_kernel, kernel, dilations, bias, map_channels, condition: those of
@@ -68,11 +69,35 @@ class PackedPixelCNN(Decoder):
         return F.pixel_shuffle(params, 2)
 
     def receptive_field(self) -> frozenset[Offset]:
-        """Offsets of blocks, not of pixels."""
-        return self.blocks.receptive_field()
+        """As in the base, joined over the four places of a block, which see different pixels."""
+        places = list(itertools.product(range(2), range(2)))
+        pairs = list(itertools.product(places, places))
+        field = {
+            (2 * r + other[0] - own[0], 2 * c + other[1] - own[1])
+            for r, c in self.blocks.receptive_field()
+            for own, other in pairs
+        }
+        # In its own block a value sees the earlier places of its colour, and every place of earlier colours.
+        several = self.image_shape[0] > 1
+        field |= {(b[0] - a[0], b[1] - a[1]) for a, b in pairs if b < a or (several and b != a)}
+        return frozenset(field)
 
     def sample(self, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None) -> Tensor:
         draws = F.pixel_unshuffle(uniforms.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).contiguous()
-        if known is not None:
-            raise ConfigurationError("decoder=PackedPixelCNN is not usable for completion: allowed is GatedPixelCNN")
-        return F.pixel_shuffle(self.blocks.sample(z, draws, temperature), 2)
+        blocks = None if known is None else _known_blocks(known)
+        return F.pixel_shuffle(self.blocks.sample(z, draws, temperature, blocks), 2)
+
+
+def _known_blocks(known: Known) -> Known:
+    """The same pixels as blocks, in the half of the size.
+
+    Raises:
+        ConfigurationError: pixels of one block are known and others are not.
+    """
+    parts = F.pixel_unshuffle(known.mask[None].float(), 2).bool()  # [4, H / 2, W / 2]
+    if (parts != parts[:1]).any():
+        raise ConfigurationError(
+            "known pixels that cut through a block of 2x2 are not usable with decoder=PackedPixelCNN: allowed are "
+            "whole blocks, for example an even number of rows"
+        )
+    return Known(F.pixel_unshuffle(known.image, 2), parts[0])
