@@ -58,6 +58,8 @@ class ImageDataModule(LightningDataModule):
               *not* the file of binarised MNIST by Larochelle and Murray (2011): likelihoods on the two are not
               comparable, as they are not between the modes.
         binarization_seed: key of ``"fixed"``.
+        num_workers: processes that prepare training batches ahead, bit by bit the same. Images are in memory: this pays
+            only where preparing them takes long beside a step: large images, binarised dynamically, on a GPU.
 
     Raises:
         ConfigurationError: an argument is out of its range; on use of the data also: files that are missing or do not
@@ -86,6 +88,7 @@ class ImageDataModule(LightningDataModule):
         levels: int | None = None,
         binarization: Binarization = "none",
         binarization_seed: int = 0,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         sizes = {
@@ -96,6 +99,8 @@ class ImageDataModule(LightningDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise ConfigurationError(f"{name}={size} is not usable: allowed are 1, 2, 3, ...")
+        if num_workers < 0:
+            raise ConfigurationError(f"num_workers={num_workers} is not usable: allowed are 0, 1, 2, ...")
         if num_labelled is not None and self.num_classes is None:
             raise ConfigurationError(
                 f"num_labelled={num_labelled} is not usable: allowed is null, as no image has a label"
@@ -121,6 +126,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_labelled, self.labelled_batch_size, self.label_seed = num_labelled, labelled_batch_size, label_seed
         self.seed, self.binarization, self.binarization_seed = seed, binarization, binarization_seed
+        self.num_workers = num_workers
         self._levels = allowed[-1] if levels is None else levels
         self._sources: dict[Source, tuple[Tensor, Tensor]] = {}
         self._evaluation_images: dict[Source, Tensor] = {}
@@ -235,6 +241,7 @@ class ImageDataModule(LightningDataModule):
             world_size=world_size,
             # Lightning announces one epoch too many after continuing, with max_steps, from the end of an epoch.
             current_epoch=None if trainer is None else lambda: trainer.current_epoch,
+            num_workers=self.num_workers,
         )
 
     def val_dataloader(self) -> EvalLoader:

@@ -77,6 +77,7 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "a number as class": (["--model.decoder", 3], ["model.decoder"]),
     "class of another kind": (["--model.prior", "ConvEncoder"], ["model.prior", "ConvEncoder"]),
     "batch size 0": (["--data.batch_size", 0], ["batch_size=0"]),
+    "fewer than no workers": (["--data.num_workers", -1], ["num_workers=-1"]),
     "labels for half a class": (["--data.num_labelled", 5], ["num_labelled=5", "multiples of 10"]),
     "negative labels": (["--data.num_labelled", -10], ["num_labelled=-10"]),
     "levels": (["--data.levels", 1], ["levels=1"]),
