@@ -500,11 +500,9 @@ def test_mnist_validation_must_leave_training_images(mnist_dir: str, num_val: in
 
 
 def test_missing_mnist_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import MNIST
-
     write_mnist(tmp_path)
     (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    monkeypatch.setattr(MNISTDataModule, "url", "https://127.0.0.1:9")  # nobody listens there
     for module, reason in (
         (MNISTDataModule(str(tmp_path), download=False), "download=False"),
         (MNISTDataModule(str(tmp_path)), "the download failed: .*refused"),
