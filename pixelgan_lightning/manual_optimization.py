@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pixelgan_lightning.errors import NonFiniteError
+from pixelgan_lightning.errors import ConfigurationError, NonFiniteError
 from pixelgan_lightning.optimization import PhaseOptimizer
 
 
@@ -32,6 +32,20 @@ class ManualOptimization(pl.LightningModule):
         self.automatic_optimization = False
         self._gradient_sums: dict[str, list[Tensor]] = {}
         self._watched: list[tuple[str, Tensor]] = []  # losses and gradient norms that nobody has looked at yet
+
+    def setup(self, stage: str) -> None:
+        """Refuse what Lightning takes without a word and does not do in manual optimization.
+
+        Raises:
+            ConfigurationError: checkpoints by time.
+        """
+        for callback in self.trainer.checkpoint_callbacks:
+            interval = getattr(callback, "_train_time_interval", None)
+            if stage == "fit" and interval is not None:
+                raise ConfigurationError(
+                    f"train_time_interval={interval} is not usable: nothing would be saved; allowed is "
+                    "every_n_train_steps"
+                )
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[Callable[[Tensor], None]]:

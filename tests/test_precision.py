@@ -256,8 +256,9 @@ def vector(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
 
 
+@pytest.mark.parametrize("every", [1, 2])
 def test_averaged_weights_equal_the_closed_form_and_are_what_is_measured_and_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Tensor] = []
     used: dict[str, Tensor] = {}
@@ -278,22 +279,25 @@ def test_averaged_weights_equal_the_closed_form_and_are_what_is_measured_and_dra
     note("validation_step")
     note("sample")
     saving = ModelCheckpoint(tmp_path, save_last=True)
-    callbacks = [SampleGrid(columns=1, max_rows=1, reconstructions=0), Record(), EMAWeightAveraging(decay=0.9), saving]
+    average = EMAWeightAveraging(decay=0.9, update_every_n_steps=every)
+    callbacks = [SampleGrid(columns=1, max_rows=1, reconstructions=0), Record(), average, saving]
     limits = {"max_steps": -1, "max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 1}
     model = small()
     fit(model, tmp_path, callbacks=callbacks, enable_checkpointing=True, **limits)
 
     # The first average is the first step's weights; then a_t = 0.9 a_{t-1} + 0.1 w_t.
-    powers = [0.9**3, 0.1 * 0.9**2, 0.1 * 0.9, 0.1]
-    average = sum(p * w.double() for p, w in zip(powers, trained, strict=True))
+    assert len(trained) == 4
+    expected, *later = [weights.double() for weights in trained[::every]]
+    for weights in later:
+        expected = 0.9 * expected + 0.1 * weights
     for name, weights in {**used, "the end": vector(model)}.items():
-        torch.testing.assert_close(weights.double(), average, rtol=1e-5, atol=1e-7, msg=name)
+        torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-7, msg=name)
     assert set(used) == {"validation_step", "sample"}
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     names = [name for name, _ in model.named_parameters()]
-    for key, expected in (("state_dict", average), ("current_model_state", trained[-1].double())):
+    for key, weights in (("state_dict", expected), ("current_model_state", trained[-1].double())):
         stored = torch.cat([content[key][name].flatten() for name in names])
-        torch.testing.assert_close(stored.double(), expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(stored.double(), weights, rtol=1e-5, atol=1e-7)
 
 
 def test_running_statistics_nest() -> None:

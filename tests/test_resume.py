@@ -370,6 +370,23 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step() -> None:
     assert load_step(Path("run")) == 2
 
 
+def test_a_loss_that_is_not_finite_on_one_process_ends_all_with_a_line() -> None:
+    def prepare(rank: int) -> None:
+        original = PixelGAN.reconstruct
+
+        def replaced(self: PixelGAN, x: Tensor, z: Tensor) -> Tensor:
+            return original(self, x, z) * (float("nan") if rank == 1 and self.global_step == 1 else 1.0)
+
+        PixelGAN.reconstruct = replaced  # type: ignore[method-assign]
+
+    every = ["--checkpoint.every_n_train_steps", 1]
+    assert as_two("fit", "--config", SMALL, *every, "--run_dir", "run", prepare=prepare) == [1, 1]
+    for rank, what in enumerate(("norm of the gradient", "loss")):
+        last = Path(f"rank{rank}").read_text().splitlines()[-1]
+        assert last.startswith(f"error: the {what} of the reconstruction phase is nan at step 1 (batch 1 of epoch 0)")
+    assert load_step(Path("run")) == 1
+
+
 def test_fewer_labels_than_processes_are_refused() -> None:
     labels = ["--data.num_labelled", 10, "--data.labelled_batch_size", 6]
     assert as_two("fit", "--config", SMALL, *labels, "--run_dir", "run") == [2, 2]
