@@ -83,7 +83,7 @@ def measured(size: int = 1) -> dict[str, float]:
     """All numbers of a validation and a test."""
     model = tiny_model()
     callbacks: list[pl.Callback] = [ClusterAccuracy(), MarginalLikelihood(splits=["val", "test"])]
-    callbacks.append(InformationDecomposition())
+    callbacks.append(InformationDecomposition(max_images=5))
     run = trainer(devices=size, strategy=DDP if size > 1 else "auto", callbacks=callbacks)
     data = Uneven(eval_batch_size=2)
     numbers: dict[str, float] = {}
