@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+MATRIX ?= 3.11-oldest 3.11-newest 3.12-newest 3.13-newest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench wheel docs clean
+.PHONY: help setup demo test matrix lint bench wheel docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -23,6 +24,16 @@ demo: setup ## train on the small digits of scikit-learn without labels, then te
 
 test: setup ## run the tests; PIXELGAN_DATA=<folder> adds those that read real data
 	$(BIN)/python -m pytest
+
+# Each in an environment of its own in build/matrix: pythonX.Y has to be there, and 6 GB. TESTS=tests/test_cli.py: a part.
+matrix: $(MATRIX:%=matrix-%) ## run the tests with the oldest allowed versions and with the newest of each Python
+
+matrix-%:
+	python$(firstword $(subst -, ,$*)) -m venv build/matrix/$*
+	build/matrix/$*/bin/python .ci/floors.py >build/matrix/$*/floors.txt
+	build/matrix/$*/bin/pip install --quiet --editable '.[dev]' $(if $(filter %-oldest,$*),-c build/matrix/$*/floors.txt)
+	build/matrix/$*/bin/pip install --quiet --no-deps lightning-bolts==0.7.0
+	build/matrix/$*/bin/python -m pytest $(TESTS)
 
 # Type checkers do not follow the folder mapping of an editable installation: mypy reads a plain one.
 lint: setup ## check style, formatting and types

@@ -66,6 +66,8 @@ class ImageDataModule(LightningDataModule):
         augmentation: random changes of every training image, anew at every visit, which encoder and decoder both see
             (``model.augmentation`` changes what the encoder sees and leaves the decoder's target alone). None, the
             default: the images as they are.
+        num_workers: processes that prepare training batches ahead, bit by bit the same. Images are in memory: this pays
+            only where preparing them takes long beside a step: large images, binarised dynamically, on a GPU.
 
     Raises:
         ConfigurationError: an argument is out of its range; on use of the data also: files that are missing or do not
@@ -96,6 +98,7 @@ class ImageDataModule(LightningDataModule):
         binarization: Binarization = "none",
         binarization_seed: int = 0,
         augmentation: Augmentation | None = None,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         sizes = {
@@ -106,8 +109,9 @@ class ImageDataModule(LightningDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise ConfigurationError(f"{name}={size} is not usable: allowed are 1, 2, 3, ...")
-        if neighbours < 0:
-            raise ConfigurationError(f"neighbours={neighbours} is not usable: allowed are 0, 1, 2, ...")
+        for name, number in {"neighbours": neighbours, "num_workers": num_workers}.items():
+            if number < 0:
+                raise ConfigurationError(f"{name}={number} is not usable: allowed are 0, 1, 2, ...")
         if num_labelled is not None and self.num_classes is None:
             raise ConfigurationError(
                 f"num_labelled={num_labelled} is not usable: allowed is null, as no image has a label"
@@ -135,6 +139,7 @@ class ImageDataModule(LightningDataModule):
         self.neighbours = neighbours
         self.seed, self.binarization, self.binarization_seed = seed, binarization, binarization_seed
         self.augmentation = augmentation
+        self.num_workers = num_workers
         self._levels = allowed[-1] if levels is None else levels
         self._sources: dict[Source, tuple[Tensor, Tensor]] = {}
         self._evaluation_images: dict[Source, Tensor] = {}
@@ -252,6 +257,7 @@ class ImageDataModule(LightningDataModule):
             world_size=world_size,
             # Lightning announces one epoch too many after continuing, with max_steps, from the end of an epoch.
             current_epoch=None if trainer is None else lambda: trainer.current_epoch,
+            num_workers=self.num_workers,
         )
 
     def _nearest(self, images: Tensor) -> Tensor | None:

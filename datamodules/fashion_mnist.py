@@ -13,3 +13,4 @@ class FashionMNISTDataModule(MNISTDataModule):
     """
 
     torchvision_name = "FashionMNIST"
+    url = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"  # torchvision's is http

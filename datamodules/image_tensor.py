@@ -192,8 +192,11 @@ def _read_arrays(path: Path) -> tuple[Tensor, Tensor | None]:
 
 
 def _unpacked_bytes(path: Path) -> int:
-    """What a ZIP archive says it holds; its readers take no more than that."""
+    """What a ZIP archive says it holds; its readers take no more than that. Names that lead out of it are refused."""
     with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.startswith("/") or ".." in name.split("/"):
+                raise ConfigurationError(f"it has a file {name!r}: allowed are names that stay in the archive")
         return sum(member.file_size for member in archive.infolist())
 
 

@@ -1,12 +1,13 @@
 """Loaders over images held in memory.
 
 They are plain iterables and not ``torch.utils.data.DataLoader``: a batch is one indexing operation, so worker processes
-would cost more than they save, and every order is a function of a key, so that a run can be continued in the middle of
-an epoch and N processes see the same global batches as one.
+rarely save what they cost, and every order is a function of a key, so that a run can be continued in the middle of an
+epoch and N processes see the same global batches as one.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import ceil
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.datamodules.pixels import nearest_level, to_unit_interval
@@ -64,6 +65,7 @@ class TrainLoader:
         rank: index of this process.
         world_size: number of processes.
         current_epoch: where to look up the epoch that :meth:`set_epoch` announces, instead of believing its argument.
+        num_workers: processes that prepare batches ahead, the same ones as without them.
 
     Raises:
         ConfigurationError: a global batch asks for more images than there are.
@@ -87,6 +89,7 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         current_epoch: Callable[[], int] | None = None,
+        num_workers: int = 0,
     ) -> None:
         _check_global_batch("batch_size", batch_size, world_size, len(unlabelled), "images to train on")
         if labelled is not None:
@@ -99,7 +102,7 @@ class TrainLoader:
         self.labelled, self.labelled_batch_size = labelled, labelled_batch_size
         self.neighbours = neighbours
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
-        self.current_epoch = current_epoch
+        self.current_epoch, self.num_workers = current_epoch, num_workers
         self.epoch = 0
         self.position = 0  # batches of this epoch handed out
         self._start = 0  # where the next iteration begins: not 0 only after load_state_dict
@@ -132,9 +135,15 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         # As a generator this runs at the first next(), and Lightning announces the epoch after iter() but before that.
         self.position, self._start = self._start, 0
-        while self.position < len(self):
-            self.position += 1
-            yield self._batch(self.position - 1)
+        steps = range(self.position, len(self))
+        for batch in self._prepared(steps) if self.num_workers else map(self._batch, steps):
+            self.position += 1  # counts what was handed out, not what was prepared
+            yield batch
+
+    def _prepared(self, steps: range) -> Iterator[Batch]:
+        # With a generator of its own, so that the global stream is left alone.
+        options: dict[str, Any] = {"num_workers": self.num_workers, "generator": torch.Generator()}
+        return iter(DataLoader(_Steps(self), batch_size=None, sampler=steps, **options))
 
     def _batch(self, step: int) -> Batch:
         epoch = self.epoch if self.shuffle else 0
@@ -174,6 +183,17 @@ class TrainLoader:
         if self.dynamic:
             image = (draws.uniform(f"binarisation, {stream}", *image.shape) < image).float()
         return image
+
+
+class _Steps(Dataset[Batch]):
+    """The batches of an epoch by step, for worker processes: they need nothing of the trainer."""
+
+    def __init__(self, loader: TrainLoader) -> None:
+        self.loader = copy.copy(loader)
+        self.loader.current_epoch = None
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.loader._batch(step)
 
 
 class _FileOrder(SequentialSampler):

@@ -1,4 +1,4 @@
-"""MNIST (LeCun, Cortes and Burges), read from the original files or downloaded by torchvision."""
+"""MNIST (LeCun, Cortes and Burges), read from the original files, which are downloaded where they are missing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pixelgan_lightning.datamodules.base import Binarization, ImageDataModule, Source, Split
+from pixelgan_lightning.datamodules.download import PublishedFile, fetch
 from pixelgan_lightning.datamodules.pixels import area_average
 from pixelgan_lightning.errors import ConfigurationError
 
@@ -49,7 +50,9 @@ class MNISTDataModule(ImageDataModule):
     num_classes = 10
     native_levels = 256
     torchvision_name: ClassVar[str] = "MNIST"
-    """The class of ``torchvision.datasets`` that downloads and checks the files, and their folder."""
+    """The class of ``torchvision.datasets`` that knows the checksums of the files, and their folder."""
+    url: ClassVar[str] = "https://ossci-datasets.s3.amazonaws.com/mnist"
+    """Where the files are."""
 
     def __init__(
         self,
@@ -81,7 +84,9 @@ class MNISTDataModule(ImageDataModule):
             import torchvision.datasets  # here, because the import takes a second
 
             try:
-                getattr(torchvision.datasets, self.torchvision_name)(self.data_dir, download=True)
+                for name, md5 in getattr(torchvision.datasets, self.torchvision_name).resources:
+                    if name.removesuffix(".gz") in self._missing():
+                        fetch(PublishedFile(f"{self.url}/{name}", md5), self._raw)
             except (OSError, RuntimeError) as error:
                 reason = "the download failed: " + " ".join(str(error).split())
         if missing := self._missing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pixelgan_lightning.errors import NonFiniteError
+from pixelgan_lightning.errors import ConfigurationError, NonFiniteError
 from pixelgan_lightning.optimization import PhaseOptimizer
 
 
@@ -30,6 +31,21 @@ class ManualOptimization(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self._gradient_sums: dict[str, list[Tensor]] = {}
+        self._watched: list[tuple[str, Tensor]] = []  # losses and gradient norms that nobody has looked at yet
+
+    def setup(self, stage: str) -> None:
+        """Refuse what Lightning takes without a word and does not do in manual optimization.
+
+        Raises:
+            ConfigurationError: checkpoints by time.
+        """
+        for callback in self.trainer.checkpoint_callbacks:
+            interval = getattr(callback, "_train_time_interval", None)
+            if stage == "fit" and interval is not None:
+                raise ConfigurationError(
+                    f"train_time_interval={interval} is not usable: nothing would be saved; allowed is "
+                    "every_n_train_steps"
+                )
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[Callable[[Tensor], None]]:
@@ -55,28 +71,53 @@ class ManualOptimization(pl.LightningModule):
         return dict(zip(self.phase_optimizers, optimizers, strict=True))
 
     def _reported(self, phase: str, loss: Tensor) -> Tensor:
-        """The loss of a phase, logged and known to be finite."""
-        self._require_finite(loss, "loss", phase)
+        """The loss of a phase, logged and watched."""
+        self._watch(loss.detach(), "loss", phase)
         self._log_train(phase, loss.detach())
         return loss
 
-    def _require_finite(self, value: Tensor, what: str, phase: str) -> None:
-        if not torch.isfinite(value):
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            raise NonFiniteError(
-                f"the {what} of the {phase} phase is {value.item()} at step {self.global_step} (batch "
-                f"{progress.ready - 1} of epoch {self.current_epoch}); checkpoints written before are good"
-            )
+    def _watch(self, value: Tensor, what: str, phase: str) -> None:
+        """Remember a value that has to be finite: to look at it at once would make the host wait for the device."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        where = f"at step {self.global_step} (batch {progress.ready - 1} of epoch {self.current_epoch})"
+        self._watched.append((f"the {what} of the {phase} phase is {{}} {where}", value))
+
+    def require_finite(self) -> None:
+        """Look at all losses and gradient norms since the last time, in one transfer from the device.
+
+        Called before an optimizer moves where looking costs nothing, on a CPU; elsewhere with every row of the logs,
+        which reads from the device anyway, and at the end of an epoch. And before each validation and each checkpoint:
+        no number and no file ever holds what came of such a value.
+
+        Raises:
+            NonFiniteError: for the first that is infinite or NaN; again at each further call.
+        """
+        if not self._watched:
+            return
+        values = torch.stack([value.float() for _, value in self._watched])
+        for (message, _), value in zip(self._watched, values.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise NonFiniteError(f"{message.format(value)}; checkpoints written before are good")
+        self._watched.clear()
+
+    def on_train_epoch_end(self) -> None:
+        self.require_finite()
+
+    @property
+    def _looking_is_free(self) -> bool:
+        return self.device.type == "cpu"
 
     def _accumulate_or_step(self, name: str, optimizer: Any) -> None:
         """Phases share the encoder, so each keeps the sum of its own gradients between steps."""
         params = [p for group in optimizer.param_groups for p in group["params"]]
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of fp16; it skips steps that are not finite
-        scale = 1.0 if scaler is None else scaler.get_scale()
         if scaler is None:
             norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-            self._require_finite(norm, "norm of the gradient", name)
+            self._watch(norm, "norm of the gradient", name)
+        if self._looking_is_free:
+            self.require_finite()
         if self.accumulate_batches > 1:
+            scale = 1.0 if scaler is None else scaler.get_scale()
             total = self._gradient_sums.setdefault(name, [torch.zeros_like(p) for p in params])
             for s, p in zip(total, params, strict=True):
                 if p.grad is not None:
@@ -116,6 +157,8 @@ class ManualOptimization(pl.LightningModule):
             optimizer._on_before_step = optimizer._on_after_step = _nothing
             settings.set_learning_rates(optimizer.optimizer, self.global_step, total_steps)
         yield
+        if self.trainer._logger_connector.should_update_logs:
+            self.require_finite()
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()

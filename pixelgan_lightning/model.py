@@ -346,7 +346,9 @@ class PixelGAN(FusedStep, Resumable):
         if batch_idx == 0:
             self._check(x)
         z = self.recognise(x)
-        log = functools.partial(self.log, on_epoch=True, sync_dist=True, batch_size=len(x))
+        # Lightning averages the number of images over processes, and would cut an integer: 13 images on two are 6 each.
+        number: Any = float(len(x))
+        log = functools.partial(self.log, on_epoch=True, sync_dist=True, batch_size=number)
         log(f"{split}/reconstruction", -self.reconstruct(x, z).mean(), prog_bar=True)
         if self.prior.num_categories is not None:
             category = z[:, self.prior.category_slice or slice(None)]

@@ -45,6 +45,7 @@ class Resumable(ManualOptimization):
         for derived in DERIVED:
             checkpoint.get("hyper_parameters", {}).pop(derived, None)
         about: dict[str, Any] = {"version": __version__, "split_hash": None}
+        self.require_finite()
         trainer = self._trainer
         if trainer is not None:
             about["split_hash"] = getattr(getattr(trainer, "datamodule", None), "split_hash", None)
@@ -63,6 +64,7 @@ class Resumable(ManualOptimization):
             require_same_stream(self._trainer, self._resumed)
 
     def on_train_start(self) -> None:
+        self._watched.clear()
         sums = self._resumed.get("gradient_sums", {})
         self._gradient_sums = {name: [s.to(self.device) for s in total] for name, total in sums.items()}
         log_unfinished_business(self.trainer, self._resumed)
@@ -73,6 +75,7 @@ class Resumable(ManualOptimization):
         self._trained_steps = self.global_step
 
     def on_validation_start(self) -> None:
+        self.require_finite()
         forget_cut_off_validation(self.trainer)
 
 

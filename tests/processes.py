@@ -71,11 +71,16 @@ def start_ranks(size: int, *args: object, prepare: Callable[[int], None] = lambd
     return start_as_ranks(size, run)
 
 
-def start_as_ranks(size: int, run: Callable[[int], object]) -> list[int]:
-    """Call ``run(rank)`` in ``size`` processes, as ``torchrun`` does; their ids by rank."""
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def start_as_ranks(size: int, run: Callable[[int], object]) -> list[int]:
+    """Call ``run(rank)`` in ``size`` processes, as ``torchrun`` does; their ids by rank."""
+    port = free_port()
 
     def as_rank(rank: int) -> None:
         from pytorch_lightning.utilities.rank_zero import rank_zero_only

@@ -14,17 +14,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from commandline import SMALL, pixelgan, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from realformats import write_idx, write_mnist
+from PIL import Image
+from realformats import write_idx, write_mnist, write_svhn
 
 from pixelgan_lightning import PixelGAN
-from pixelgan_lightning.datamodules import DigitsDataModule, MNISTDataModule, expansion
+from pixelgan_lightning.augmentations import RandomAffine
+from pixelgan_lightning.datamodules import (
+    DigitsDataModule,
+    ImageTensorDataModule,
+    MNISTDataModule,
+    SVHNDataModule,
+    expansion,
+)
+from pixelgan_lightning.decoders import GatedPixelCNN
+from pixelgan_lightning.discriminators import MLPDiscriminator
+from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.optimization import PhaseOptimizer
-from pixelgan_lightning.priors import Categorical, Gaussian
+from pixelgan_lightning.posteriors import (
+    CategoricalPosterior,
+    DeterministicPosterior,
+    GaussianPosterior,
+    ImplicitPosterior,
+)
+from pixelgan_lightning.priors import Categorical, Gaussian, GaussianMixture, NoCode, ProductPrior
 
 FIT = ["fit", "--config", SMALL]
 Arguments = list[object]
@@ -71,12 +89,17 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "a seed that is no number": (["--seed_everything", "lucky"], ["seed_everything=lucky"]),
     "negative seed": (["--seed_everything", -1], ["-1"]),
     "checkpoints every -1 steps": (["--checkpoint.every_n_train_steps", -1], ["every_n_train_steps", "-1"]),
+    "checkpoints by time": (
+        ["--checkpoint.train_time_interval", "00:30:00"],
+        ["train_time_interval=0:30:00", "every_n_train_steps"],
+    ),
     "checkpoints of -2 models": (["--checkpoint.save_top_k", -2], ["save_top_k", "-2"]),
     "mode of checkpoints": (["--checkpoint.monitor", "val/reconstruction", "--checkpoint.mode", "best"], ["best"]),
     "empty class": (["--model.prior", ""], ["model.prior"]),
     "a number as class": (["--model.decoder", 3], ["model.decoder"]),
     "class of another kind": (["--model.prior", "ConvEncoder"], ["model.prior", "ConvEncoder"]),
     "batch size 0": (["--data.batch_size", 0], ["batch_size=0"]),
+    "fewer than no workers": (["--data.num_workers", -1], ["num_workers=-1"]),
     "labels for half a class": (["--data.num_labelled", 5], ["num_labelled=5", "multiples of 10"]),
     "negative labels": (["--data.num_labelled", -10], ["num_labelled=-10"]),
     "levels": (["--data.levels", 1], ["levels=1"]),
@@ -172,6 +195,11 @@ def bomb(path: Path) -> None:
     path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(bytes(100 * 2**20), compresslevel=1))
 
 
+def gzip_cut_short(path: Path) -> None:
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes())[:-9])
+    path.unlink()
+
+
 def into_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -186,6 +214,7 @@ DATA: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "unknown type": (IMAGES, with_magic(0, 0, 0x07, 3), [IMAGES]),
     "more images than bytes": (IMAGES, claims_terabytes, [IMAGES, "damaged"]),
     "still compressed": (IMAGES, compressed, [IMAGES, "damaged"]),
+    "gzip cut short": (IMAGES, gzip_cut_short, [f"{IMAGES}.gz", "damaged"]),
     "images as labels": (LABELS, lambda path: write_idx(path, torch.zeros(60, 2, 2)), [LABELS]),
     "other size": (IMAGES, lambda path: write_idx(path, torch.zeros(60, 8, 8)), ["(1, 8, 8)", "(1, 28, 28)"]),
     "fewer labels": (LABELS, lambda path: write_idx(path, torch.zeros(59)), ["60 images and 59 labels"]),
@@ -232,6 +261,15 @@ def npz_that_says_terabytes(path: Path) -> None:
         archive.writestr("images.npy", header.getvalue() + bytes(100))
 
 
+def leads_out(name: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        np.savez(path, **zeros_of(60))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, b"proof")
+
+    return write
+
+
 def repeated_for_ever(path: Path) -> None:
     """One value in the file, of which the images are a view."""
     torch.save({"images": torch.zeros(1, dtype=torch.uint8).expand(2**32, 8, 8)}, path)
@@ -255,6 +293,16 @@ OWN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "decompression bomb": ("x.npz", npz_bomb, "allowed are 200 times as many"),
     "more values than bytes": ("x.npz", npz_that_says_terabytes, "missing or damaged"),
+    "a path out of the archive": (
+        "x.npz",
+        leads_out("../proof.npy"),
+        "it has a file '../proof.npy': allowed are names",
+    ),
+    "an absolute path in the archive": (
+        "x.npz",
+        leads_out("/proof.npy"),
+        "it has a file '/proof.npy': allowed are names",
+    ),
     "decompression bomb of tensors": ("x.pt", pt_bomb, "allowed are 200 times as many"),
     "a view of one value": ("x.pt", repeated_for_ever, "hold 274877906944: allowed are 200 times as many"),
 }
@@ -372,6 +420,121 @@ def test_idx_files_are_read_as_they_were_written(
     pixels = torch.tensor(list(data.draw(st.binary(min_size=size, max_size=size))), dtype=torch.uint8)
     write_idx(tmp_path / "images", pixels.view(number, height, width))
     assert torch.equal(read_image_file(str(tmp_path / "images")), pixels.view(number, height, width))
+
+
+def damaged(whole: bytes, data: st.DataObject) -> bytes:
+    """The file with some of its bytes replaced by others, or by none."""
+    begin = data.draw(st.integers(0, len(whole) - 1))
+    end = data.draw(st.one_of(st.just(len(whole)), st.integers(begin, min(len(whole), begin + 40))))
+    return whole[:begin] + data.draw(st.binary(max_size=60)) + whole[end:]
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small file for every other reader (that of NORB: see test_norb.py)."""
+    folder = tmp_path_factory.mktemp("others")
+    arrays = {"images": torch.arange(64, dtype=torch.uint8).view(4, 1, 4, 4), "labels": torch.tensor([0, 1, 0, 1])}
+    np.savez_compressed(folder / "x.npz", **{name: value.numpy() for name, value in arrays.items()})
+    torch.save(arrays, folder / "x.pt")
+    for digit in "01":
+        (folder / "pictures" / digit).mkdir(parents=True)
+        Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).save(folder / "pictures" / digit / "a.png")
+    write_svhn(folder, train=60, test=20)
+    return folder
+
+
+OTHERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "npz": ("x.npz", lambda folder: ImageTensorDataModule(str(folder / "x.npz"), levels=256)),
+    "pt": ("x.pt", lambda folder: ImageTensorDataModule(str(folder / "x.pt"), levels=256)),
+    "png": ("pictures/0/a.png", lambda folder: ImageTensorDataModule(str(folder / "pictures"), levels=256)),
+    "svhn": ("SVHN/train_32x32.mat", lambda folder: SVHNDataModule(str(folder), num_val=10, download=False)),
+}
+
+
+@quick
+@given(data=st.data())
+@pytest.mark.parametrize("reader", OTHERS)
+def test_damaged_files_are_read_or_refused(reader: str, others: Path, tmp_path: Path, data: st.DataObject) -> None:
+    name, module = OTHERS[reader]
+    folder = tmp_path / "any"
+    if not folder.exists():
+        shutil.copytree(others, folder)
+    (folder / name).write_bytes(damaged((others / name).read_bytes(), data))
+    refusals: list[str] = []
+    try:
+        images, labels = module(folder).load_split("train")
+    except ConfigurationError as error:
+        refusals.append(str(error))
+    else:
+        assert images.dtype == torch.uint8
+        assert len(images) == len(labels)
+    assert all("\n" not in line for line in refusals)
+
+
+PRIORS = {
+    "categorical": lambda: Categorical(10),
+    "few categories": lambda: Categorical(4),
+    "gaussian": lambda: Gaussian(2),
+    "mixture": lambda: GaussianMixture(10),
+    "product": lambda: ProductPrior([Categorical(10), Gaussian(2)]),
+    "plane": lambda: ProductPrior([Gaussian(1), Gaussian(1)]),
+    "none": NoCode,
+}
+POSTERIORS = {
+    "suggested": lambda: None,
+    "deterministic": DeterministicPosterior,
+    "gaussian": GaussianPosterior,
+    "implicit": ImplicitPosterior,
+    "one-hot": lambda: CategoricalPosterior(straight_through="sample"),
+}
+
+
+@settings(quick, max_examples=80)
+@given(
+    st.sampled_from(sorted(PRIORS)),
+    st.sampled_from(["suggested"] * 5 + sorted(POSTERIORS)),
+    st.sampled_from([None, None, "views", "views that agree", "views that agree", "agree"]),
+    st.sampled_from([None, 10, 20]),
+    st.fixed_dictionaries(
+        {
+            "step": st.sampled_from(["sequential", "fused"]),
+            "label_aware": st.sampled_from([False, False, True]),
+            "reconstruction_images": st.sampled_from([None, 3, 100]),
+            "accumulate_batches": st.sampled_from([1, 2]),
+            "label_warmup_steps": st.sampled_from([0, 0, 0, 2]),
+            "agreement_warmup_steps": st.sampled_from([0, 0, 0, 2]),
+        }
+    ),
+)
+def test_any_combination_trains_or_is_refused(
+    prior: str, posterior: str, views: str | None, labels: int | None, arguments: dict[str, Any]
+) -> None:
+    refusals: list[str] = []
+    try:
+        model = PixelGAN(
+            (1, 8, 8),
+            10,
+            prior=PRIORS[prior](),
+            posterior=POSTERIORS[posterior](),
+            encoder=ConvEncoder([2], 4),
+            decoder=GatedPixelCNN(4, layers=1, first_kernel=3),
+            discriminator=MLPDiscriminator([4]),
+            augmentation=RandomAffine() if views and "views" in views else None,
+            agree=bool(views and "agree" in views),
+            **arguments,
+        )
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = pl.Trainer(max_steps=3, limit_val_batches=1, enable_model_summary=False, **quiet)  # type: ignore[arg-type]
+        data = DigitsDataModule(
+            batch_size=8, eval_batch_size=8, num_labelled=labels, labelled_batch_size=4, binarization="threshold"
+        )
+        trainer.fit(model, data)
+    except ConfigurationError as error:
+        refusals.append(str(error))
+    else:
+        assert trainer.global_step == 3
+        assert all(p.isfinite().all() for p in model.parameters())
+    assert all("\n" not in line for line in refusals)
 
 
 numbers = st.one_of(st.integers(-3, 30), st.none())

@@ -536,7 +536,7 @@ def test_missing_files_of_mnist(capsys: pytest.CaptureFixture[str], monkeypatch:
     def download(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("no route to host")
 
-    monkeypatch.setattr("torchvision.datasets.MNIST.download", download)
+    monkeypatch.setattr("pixelgan_lightning.datamodules.mnist.fetch", download)
     line = refused(capsys, *mnist)
     assert expected in line
     assert "the download failed: no route to host" in line

@@ -22,6 +22,8 @@ PANELS = {
     "train/reconstruction": {1, 3},
     "train/discriminator": {1, 3},
     "train/generator": {1, 3},
+    "train/agreement": {1, 3},
+    "train/classification": {1, 3},
     "train/discriminator_real": {1, 3},
     "train/discriminator_fake": {1, 3},
     "val/reconstruction": {1, 3},
@@ -76,7 +78,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         {"class_path": "MarginalLikelihood", "init_args": {"max_images": 2, "splits": ["val", "test"]}},
     ]
     overlay = home / "overlay.yaml"
-    overlay.write_text(yaml.safe_dump({"trainer": {"logger": loggers, "callbacks": callbacks, "log_every_n_steps": 2}}))
+    trainer = {"logger": loggers, "callbacks": callbacks, "log_every_n_steps": 2}
+    every_phase = {"agree": True, "augmentation": {"class_path": "RandomAffine"}}
+    labels = {"class_path": "DigitsDataModule", "init_args": {"num_labelled": 20, "labelled_batch_size": 10}}
+    overlay.write_text(yaml.safe_dump({"trainer": trainer, "model": every_phase, "data": labels}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", **SECRETS}.items():
@@ -137,7 +142,7 @@ def test_the_configuration_is_whole(finished: Finished) -> None:
 
 
 def test_tags(finished: Finished) -> None:
-    assert finished.runs[0].tags == ["Digits", "Categorical", "no labels"]
+    assert finished.runs[0].tags == ["Digits", "Categorical", "20 labels"]
 
 
 def test_nothing_of_the_environment_is_written(finished: Finished) -> None:

@@ -155,6 +155,25 @@ def test_resume_continues_behind_the_batches_consumed(consumed: int, shuffle: bo
     assert same(list(resumed), list(killed))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_workers_prepare_the_same_batches() -> None:
+    alone, helped = (train_loader(dynamic=True, num_workers=n, current_epoch=lambda: 2) for n in (0, 2))
+    complete = []
+    for loader in (alone, helped):
+        loader.set_epoch(2)
+        complete.append(list(loader))
+    assert same(*complete)
+    random_state = torch.get_rng_state()
+    iterator = iter(helped)
+    for _ in range(3):
+        next(iterator)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert helped.state_dict() == {"epoch": 2, "position": 3}  # not what they have prepared already
+    helped.load_state_dict(helped.state_dict())
+    assert same(list(helped), complete[0][3:])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -484,11 +503,9 @@ def test_mnist_validation_must_leave_training_images(mnist_dir: str, num_val: in
 
 
 def test_missing_mnist_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import MNIST
-
     write_mnist(tmp_path)
     (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    monkeypatch.setattr(MNISTDataModule, "url", "https://127.0.0.1:9")  # nobody listens there
     for module, reason in (
         (MNISTDataModule(str(tmp_path), download=False), "download=False"),
         (MNISTDataModule(str(tmp_path)), "the download failed: .*refused"),

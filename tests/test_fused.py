@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from processes import start_as_ranks, wait
 from test_model import CATEGORICAL, CLASSES, GAUSSIAN, batches, close, fit, loader, state, tiny, trainer
 from torch import Tensor
 
@@ -227,39 +226,6 @@ def test_a_continued_fit_equals_the_whole_one(tmp_path: Path) -> None:
     assert run.global_step == 6
     for name, value in state(whole).items():
         assert torch.equal(state(model)[name], value)
-
-
-def part_of(data: Sequence[dict[str, Any]], rank: int, size: int) -> list[dict[str, Any]]:
-    """The rows of every batch that one of ``size`` processes has."""
-    return [
-        {part: {name: value.chunk(size)[rank] for name, value in rows.items()} for part, rows in batch.items()}
-        for batch in data
-    ]
-
-
-@pytest.mark.parametrize("kind", ["categorical", "gaussian"])
-def test_two_processes_equal_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    arguments = {**(CATEGORICAL if kind == "categorical" else GAUSSIAN), **optimizers(), "step": "fused"}
-    data = batches(4, size=8, labelled=kind == "categorical")
-
-    def run(rank: int) -> None:
-        settings = {"devices": 2, "strategy": "ddp_find_unused_parameters_true", "use_distributed_sampler": False}
-        model = tiny(**arguments, accumulate_batches=2)
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        run = pl.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet, **settings)  # type: ignore[arg-type]
-        run.fit(model, loader(part_of(data, rank, 2)))
-        torch.save(state(model), f"rank{rank}.pt")
-
-    status = [wait(pid, timeout=120) for pid in start_as_ranks(2, run)]
-    assert status == [0, 0], Path("rank0").read_text()
-    model = tiny(**arguments, accumulate_batches=2)
-    start = state(model)
-    fit(model, data)
-    for rank in range(2):
-        for name, value in torch.load(f"rank{rank}.pt").items():
-            close(value, state(model)[name], atol=1e-9)  # Adam divides by small roots
-            assert not torch.equal(value, start[name])
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,8 @@ def test_files_are_read_without_executing_or_unpacking_anything(
     save(Path("z.npz"))
     with zipfile.ZipFile("z.npz", "a") as archive:
         archive.writestr("../escaped.npy", "what a careless reader would unpack")
-    ImageTensorDataModule("z.npz")
+    with pytest.raises(ConfigurationError, match=r"it has a file '../escaped.npy'"):
+        ImageTensorDataModule("z.npz")
     assert not Path("../escaped.npy").exists()
 
 

@@ -239,7 +239,7 @@ def test_unusable_arguments_are_refused(arguments: dict[str, Any]) -> None:
 def test_missing_files_are_named_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_norb(tmp_path, pairs=25)
     part(tmp_path, "train", "info").unlink()
-    nobody = [PublishedFile(f"http://127.0.0.1:9/{file.name}", file.md5) for file in norb._FILES]
+    nobody = [PublishedFile(f"https://127.0.0.1:9/{file.name}", file.md5) for file in norb._FILES]
     monkeypatch.setattr(norb, "_FILES", nobody)  # nobody listens there
     for download, reason in ((False, "download=False"), (True, "the download failed: .*refused")):
         module = NORBDataModule(str(tmp_path), download=download)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from commandline import SMALL, pixelgan, refused
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pixelgan_lightning import PixelGAN
+from pixelgan_lightning import random as draws
 from pixelgan_lightning.callbacks import SampleGrid
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import GatedPixelCNN
@@ -155,6 +158,84 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_used(phase: str, param
     assert victim.isfinite().all()
 
 
+@pytest.mark.parametrize("step", ["sequential", "fused"])
+@pytest.mark.parametrize("save_on_exception", [False, True])
+@pytest.mark.parametrize("found_by", ["row of the logs", "checkpoint", "validation", "end of the epoch"])
+def test_where_looking_takes_time_nothing_of_a_bad_step_is_kept(
+    found_by: str, save_on_exception: bool, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the optimizer moves with the bad gradient before anybody looks."""
+    monkeypatch.setattr(PixelGAN, "_looking_is_free", False)
+    model = small(step=step)
+    victim = model.decoder.head.params.bias
+    victim.register_hook(lambda gradient: gradient * math.nan if model.global_step == 2 else gradient)
+    watched: list[int] = []
+    monkeypatch.setattr(PixelGAN, "validation_step", lambda self, batch, batch_idx: watched.append(self.global_step))
+    every = 1 if found_by == "checkpoint" else 2
+    saving = ModelCheckpoint(
+        tmp_path,
+        "{step}",
+        every_n_train_steps=every,
+        save_top_k=-1,
+        save_last=True,
+        save_on_exception=save_on_exception,
+    )
+    options: dict[str, Any] = {"log_every_n_steps": 1 if found_by == "row of the logs" else 100}
+    options["max_steps"] = 3 if found_by == "end of the epoch" else 5
+    if found_by == "validation":
+        options |= {"limit_val_batches": 1, "val_check_interval": 3}
+    with pytest.raises(
+        NonFiniteError, match=r"gradient of the reconstruction phase is nan at step 2 \(batch 2 of epoch"
+    ):
+        fit(model, tmp_path, callbacks=[saving], enable_checkpointing=True, num_sanity_val_steps=0, **options)
+    assert not victim.isfinite().all()
+    assert watched == []
+    good = sorted(tmp_path.glob("*.ckpt"))
+    assert [path.name for path in good] == ["last.ckpt", *(f"step={n}.ckpt" for n in (1, 2) if n % every == 0)]
+    for path in good:
+        content = torch.load(path, weights_only=True)
+        assert content["global_step"] == 2 or path.name == "step=1.ckpt"
+        assert all(value.isfinite().all() for value in content["state_dict"].values())
+
+
+class Reads(TorchDispatchMode):
+    """Counts where Python asks for the value of a tensor, which on a GPU waits for everything before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            # Two kinds of tensors are on the CPU everywhere: Adam's count of its steps, and random draws.
+            files = [frame.filename for frame in traceback.extract_stack()]
+            self.count += not any("torch/optim/" in file or file == draws.__file__ for file in files)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("step", ["sequential", "fused"])
+@pytest.mark.parametrize("free", [True, False])
+def test_a_step_asks_for_no_value(step: str, free: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PixelGAN, "_looking_is_free", free)
+    looks: list[int] = []
+    require_finite, training_step = PixelGAN.require_finite, PixelGAN.training_step
+    monkeypatch.setattr(PixelGAN, "require_finite", lambda self: looks.append(self.global_step) or require_finite(self))
+    reads: list[int] = []
+
+    def counted(self: PixelGAN, batch: Any, batch_idx: int) -> None:
+        with Reads() as mode:
+            training_step(self, batch, batch_idx)
+        reads.append(mode.count)
+
+    monkeypatch.setattr(PixelGAN, "training_step", counted)
+    clip = PhaseOptimizer(clip_norm=1.0)
+    phases = ("reconstruction", "discriminating") if step == "fused" else ("reconstruction", "generating")
+    fit(small(step=step, **dict.fromkeys(phases, clip)), tmp_path, max_steps=5, log_every_n_steps=3)
+    assert reads == [0] * 5
+    if not free:
+        assert looks == [2, 5]  # the third batch has a row in the logs; the end
+
+
 def test_a_loss_that_is_not_finite_ends_the_command_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,8 +256,9 @@ def vector(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
 
 
+@pytest.mark.parametrize("every", [1, 2])
 def test_averaged_weights_equal_the_closed_form_and_are_what_is_measured_and_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Tensor] = []
     used: dict[str, Tensor] = {}
@@ -197,22 +279,25 @@ def test_averaged_weights_equal_the_closed_form_and_are_what_is_measured_and_dra
     note("validation_step")
     note("sample")
     saving = ModelCheckpoint(tmp_path, save_last=True)
-    callbacks = [SampleGrid(columns=1, max_rows=1, reconstructions=0), Record(), EMAWeightAveraging(decay=0.9), saving]
+    average = EMAWeightAveraging(decay=0.9, update_every_n_steps=every)
+    callbacks = [SampleGrid(columns=1, max_rows=1, reconstructions=0), Record(), average, saving]
     limits = {"max_steps": -1, "max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 1}
     model = small()
     fit(model, tmp_path, callbacks=callbacks, enable_checkpointing=True, **limits)
 
     # The first average is the first step's weights; then a_t = 0.9 a_{t-1} + 0.1 w_t.
-    powers = [0.9**3, 0.1 * 0.9**2, 0.1 * 0.9, 0.1]
-    average = sum(p * w.double() for p, w in zip(powers, trained, strict=True))
+    assert len(trained) == 4
+    expected, *later = [weights.double() for weights in trained[::every]]
+    for weights in later:
+        expected = 0.9 * expected + 0.1 * weights
     for name, weights in {**used, "the end": vector(model)}.items():
-        torch.testing.assert_close(weights.double(), average, rtol=1e-5, atol=1e-7, msg=name)
+        torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-7, msg=name)
     assert set(used) == {"validation_step", "sample"}
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     names = [name for name, _ in model.named_parameters()]
-    for key, expected in (("state_dict", average), ("current_model_state", trained[-1].double())):
+    for key, weights in (("state_dict", expected), ("current_model_state", trained[-1].double())):
         stored = torch.cat([content[key][name].flatten() for name in names])
-        torch.testing.assert_close(stored.double(), expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(stored.double(), weights, rtol=1e-5, atol=1e-7)
 
 
 def test_running_statistics_nest() -> None:

@@ -30,6 +30,7 @@ from pixelgan_lightning.priors import Categorical
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes"),
     pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning"),
 ]
@@ -221,6 +222,23 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(kill: str, complete: 
     assert not list(Path("run").rglob(UNFINISHED))
 
 
+@pytest.mark.parametrize(
+    "kill", ["mid-epoch, gradients summed", "last batch of an epoch", "validation in the middle of an epoch"]
+)
+def test_a_killed_run_with_loader_workers_equals_the_one_without(kill: str, complete: Callable[[str], Path]) -> None:
+    config, where, step, left = KILLS[kill]
+
+    def run() -> None:
+        where(step)
+        pixelgan(*fit_arguments(config), "--run_dir", "run", "--data.init_args.num_workers", 2)
+
+    assert wait(start(run)) == KILLED
+    assert load_step(Path("run")) == left
+    pixelgan("fit", "--run_dir", "run", "--ckpt_path", "last")
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["data"]["init_args"]["num_workers"] == 2
+    assert_same_run(complete(config), Path("run"))
+
+
 def test_a_run_killed_twice(complete: Callable[[str], Path]) -> None:
     """The second kill comes in the validation that the first had cut off, the third behind the one after that."""
     reference = complete("unlabelled")
@@ -290,21 +308,51 @@ def as_two(*args: object, prepare: Callable[[int], None] = lambda rank: None) ->
     return [wait(pid, timeout=120) for pid in pids]
 
 
-def test_when_one_process_dies_the_other_ends_and_the_run_continues() -> None:
-    """``wait`` gives up after two minutes, gloo after thirty: nothing here may wait for the dead."""
-    fit = [*fit_arguments("labelled"), "--data.init_args.batch_size", 16, "--data.init_args.labelled_batch_size", 8]
-    assert as_two(*fit, "--run_dir", "complete") == [0, 0]
+@pytest.fixture(scope="module")
+def complete_as_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the uninterrupted run of two processes, with labels, sums of gradients and averages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("two"))
+        assert as_two(*for_two(), "--run_dir", "complete") == [0, 0]
+        return Path("complete").absolute()
+
+
+def for_two() -> list[object]:
+    return [*fit_arguments("labelled"), "--data.init_args.batch_size", 16, "--data.init_args.labelled_batch_size", 8]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_process_dies_the_other_ends_within_a_minute(victim: int, complete_as_two: Path) -> None:
+    """Gloo by itself gives up after thirty minutes. The run continues."""
 
     def prepare(rank: int) -> None:
-        if rank == 1:
+        if rank == victim:
             in_the_epoch(4)
 
-    status = as_two(*fit, "--run_dir", "run", prepare=prepare)
-    assert status[1] == KILLED
-    assert status[0] not in (0, KILLED)
+    pids = start_ranks(2, *for_two(), "--run_dir", "run", prepare=prepare)
+    assert wait(pids[victim]) == KILLED
+    assert wait(pids[1 - victim], timeout=60) not in (0, KILLED)
     assert load_step(Path("run")) in (3, 4)
     assert as_two("fit", "--run_dir", "run", "--ckpt_path", "last") == [0, 0]
-    assert_same_run(Path("complete"), Path("run"))
+    assert_same_run(complete_as_two, Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("where", "step", "left"),
+    [(in_the_validation, 3, 3), (behind_the_checkpoint, 3, 3), (in_the_writing, 4, 3)],
+    ids=["validation", "last batch of an epoch", "a checkpoint half written"],
+)
+def test_killed_runs_of_two_processes_continue(
+    where: Callable[[int], None], step: int, left: int, complete_as_two: Path
+) -> None:
+    """Only the first process writes; the second is killed by what starts them, here by the test."""
+    pids = start_ranks(2, *for_two(), "--run_dir", "run", prepare=lambda rank: where(step) if rank == 0 else None)
+    assert wait(pids[0]) == KILLED
+    os.kill(pids[1], signal.SIGKILL)
+    wait(pids[1])
+    assert load_step(Path("run")) == left
+    assert as_two("fit", "--run_dir", "run", "--ckpt_path", "last") == [0, 0]
+    assert_same_run(complete_as_two, Path("run"))
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step() -> None:
@@ -320,6 +368,23 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step() -> None:
 
     assert as_two(*fit_arguments("validated"), "--run_dir", "run", prepare=prepare) == [128 + signal.SIGTERM, 0]
     assert load_step(Path("run")) == 2
+
+
+def test_a_loss_that_is_not_finite_on_one_process_ends_all_with_a_line() -> None:
+    def prepare(rank: int) -> None:
+        original = PixelGAN.reconstruct
+
+        def replaced(self: PixelGAN, x: Tensor, z: Tensor) -> Tensor:
+            return original(self, x, z) * (float("nan") if rank == 1 and self.global_step == 1 else 1.0)
+
+        PixelGAN.reconstruct = replaced  # type: ignore[method-assign]
+
+    every = ["--checkpoint.every_n_train_steps", 1]
+    assert as_two("fit", "--config", SMALL, *every, "--run_dir", "run", prepare=prepare) == [1, 1]
+    for rank, what in enumerate(("norm of the gradient", "loss")):
+        last = Path(f"rank{rank}").read_text().splitlines()[-1]
+        assert last.startswith(f"error: the {what} of the reconstruction phase is nan at step 1 (batch 1 of epoch 0)")
+    assert load_step(Path("run")) == 1
 
 
 def test_fewer_labels_than_processes_are_refused() -> None:

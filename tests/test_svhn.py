@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,10 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from realformats import write_svhn, write_svhn_file
+from realformats import write_mnist, write_svhn, write_svhn_file
 from scipy.io import savemat
 
-from pixelgan_lightning.datamodules import SVHNDataModule, svhn
+from pixelgan_lightning.datamodules import (
+    FashionMNISTDataModule,
+    MNISTDataModule,
+    SVHNDataModule,
+    download,
+    norb,
+    svhn,
+)
 from pixelgan_lightning.datamodules.download import PublishedFile, fetch
 from pixelgan_lightning.errors import ConfigurationError
 
@@ -127,17 +136,71 @@ def test_more_values_than_were_published_are_refused_unread(tmp_path: Path, monk
 # --- downloads ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server of the folder ``server``, without encryption, which is allowed here."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/elsewhere/"):
+                self.send_response(302)
+                self.send_header("Location", self.path.removeprefix("/elsewhere/"))
+                self.end_headers()
+            else:
+                super().do_GET()
+
+    monkeypatch.setattr(download, "SCHEME", "http")
+    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "server")))
+    Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+
+
+def test_nothing_is_fetched_without_encryption(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's own scheme stands for https here: it is not left on the way either."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "file").write_bytes(b"content")
+    md5 = hashlib.md5(b"content").hexdigest()
+    fetch(PublishedFile(f"{server}/elsewhere/{server}/file", md5), tmp_path / "here")
+    assert (tmp_path / "here" / "file").read_bytes() == b"content"
+    for other in ("https", "ftp"):
+        with pytest.raises(OSError, match=f"{other}://somewhere/file is not usable: allowed is http"):
+            fetch(PublishedFile(f"{server}/elsewhere/{other}://somewhere/file", md5), tmp_path / "there")
+    monkeypatch.undo()
+    with pytest.raises(OSError, match=f"{server}/file is not usable: allowed is https"):
+        fetch(PublishedFile(f"{server}/file", md5), tmp_path / "there")
+    assert not list((tmp_path / "there").iterdir())
+    files = [svhn._TRAIN, svhn._TEST, svhn._EXTRA, *norb._FILES]
+    assert {file.url.partition(":")[0] for file in files} == {"https"}
+    assert MNISTDataModule.url.startswith("https://")
+    assert FashionMNISTDataModule.url.startswith("https://")
+
+
+def test_mnist_is_fetched_compressed(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path, train=60, test=20)
+    raw = tmp_path / "MNIST" / "raw"
+    whole = MNISTDataModule(str(tmp_path), download=False).load_split("train")
+    (tmp_path / "server").mkdir()
+    resources = []
+    for path in sorted(raw.iterdir()):
+        packed = tmp_path / "server" / f"{path.name}.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        resources.append((packed.name, hashlib.md5(packed.read_bytes()).hexdigest()))
+    monkeypatch.setattr("torchvision.datasets.MNIST.resources", resources)
+    monkeypatch.setattr(MNISTDataModule, "url", server)
+    module = MNISTDataModule(str(tmp_path / "here"), num_val=20)
+    module.prepare_data()
+    assert len(list((tmp_path / "here" / "MNIST" / "raw").iterdir())) == len(resources) == 4
+    assert all(torch.equal(a, b) for a, b in zip(module.load_split("train"), whole, strict=True))
+
+
 def test_a_download_gets_its_name_once_its_checksum_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_svhn(tmp_path / "server")
     served = tmp_path / "server" / "SVHN"
-    handler = partial(SimpleHTTPRequestHandler, directory=str(served))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    request.addfinalizer(server.shutdown)
-    Thread(target=server.serve_forever, daemon=True).start()
     test, train = (
-        PublishedFile(f"http://127.0.0.1:{server.server_port}/{path.name}", hashlib.md5(path.read_bytes()).hexdigest())
+        PublishedFile(f"{server}/SVHN/{path.name}", hashlib.md5(path.read_bytes()).hexdigest())
         for path in sorted(served.iterdir())
     )
     monkeypatch.setattr(svhn, "_TEST", test)
@@ -157,10 +220,10 @@ def test_a_download_gets_its_name_once_its_checksum_is_right(
 
 def test_without_network_the_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_TRAIN", "_TEST"):
-        nobody = f"http://127.0.0.1:9/{getattr(svhn, name).name}"  # nobody listens there
+        nobody = f"https://127.0.0.1:9/{getattr(svhn, name).name}"  # nobody listens there
         monkeypatch.setattr(svhn, name, PublishedFile(nobody, "0" * 32))
-    for download, reason in ((False, "download=False"), (True, "the download failed: .*refused")):
-        module = SVHNDataModule(str(tmp_path), download=download)
+    for allowed, reason in ((False, "download=False"), (True, "the download failed: .*refused")):
+        module = SVHNDataModule(str(tmp_path), download=allowed)
         message = f"data_dir='{tmp_path}' lacks train_32x32.mat, test_32x32.mat .*{reason}.*in SVHN$"
         with pytest.raises(ConfigurationError, match=message) as caught:
             module.prepare_data()
