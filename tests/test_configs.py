@@ -204,7 +204,7 @@ def test_an_experiment_says_what_it_reproduces(path: Path) -> None:
 @pytest.mark.parametrize("path", SIZES, ids=lambda path: path.stem)
 def test_a_small_variant_says_how_long_it_takes(path: Path) -> None:
     text = " ".join(header(path).replace("#", "").split())
-    assert re.search(r"(About|At most) .*(minutes?|hours?|time) .*(measured|estimate)", text)
+    assert re.search(r"([Aa]bout|At most) .*(minutes?|hours?|time) .*(measured|estimate)", text)
 
 
 def test_every_small_variant_belongs_to_an_experiment() -> None:
