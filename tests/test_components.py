@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from pixelgan_lightning import normalization
 from pixelgan_lightning.agreement import pair_information
-from pixelgan_lightning.augmentations import Chain, RandomAffine, RandomColour
+from pixelgan_lightning.augmentations import Augmentation, Chain, RandomAffine, RandomColour
 from pixelgan_lightning.component import Component, construct
 from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN, PackedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
@@ -99,6 +99,12 @@ DISCRIMINATORS: dict[str, Callable[[], Discriminator]] = {
     "mlp": lambda: MLPDiscriminator(widths=(16, 8), code_noise=0.3),
     "linear": lambda: MLPDiscriminator([]),
 }
+AUGMENTATIONS: dict[str, Callable[[], Augmentation]] = {
+    "affine": lambda: RandomAffine(5.0, shear=0.1),
+    "affine_border": lambda: RandomAffine(outside="border"),
+    "colour": lambda: RandomColour(0.1, invert=0.5),
+    "chain": lambda: Chain([RandomAffine(5.0), RandomColour(invert=0.5)]),
+}
 OTHERS: dict[str, Callable[[], Component]] = {
     "decoder": lambda: GatedPixelCNN(8, layers=2, dilations=(1, 2), bias="location_dependent"),
     "bernoulli": lambda: Bernoulli(),
@@ -106,9 +112,6 @@ OTHERS: dict[str, Callable[[], Component]] = {
     "logistics": lambda: DiscretizedLogisticMixture(3, levels=5),
     "conv_decoder": lambda: ConvDecoder([8, 4]),
     "packed": lambda: PackedPixelCNN(8, layers=1),
-    "affine": lambda: RandomAffine(5.0, shear=0.1),
-    "colour": lambda: RandomColour(0.1, invert=0.5),
-    "chain": lambda: Chain([RandomAffine(5.0), RandomColour(invert=0.5)]),
     "container": lambda: Container({"prior": Gaussian(3), "encoder": ConvEncoder((4,))}, (1, 2), speed=2.5),
 }
 ALL: dict[str, Callable[[], Component]] = {
@@ -116,6 +119,7 @@ ALL: dict[str, Callable[[], Component]] = {
     **{f"posterior-{name}": make for name, (make, _) in POSTERIORS.items()},
     **{f"encoder-{name}": make for name, make in ENCODERS.items()},
     **{f"discriminator-{name}": make for name, make in DISCRIMINATORS.items()},
+    **{f"augmentation-{name}": make for name, make in AUGMENTATIONS.items()},
     **OTHERS,
 }
 
@@ -817,6 +821,28 @@ class TestRowDraws:
 
 
 # ------------------------------------------------------------------------------------------------------- augmentations
+
+
+@pytest.mark.parametrize("make", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+class TestAugmentation:
+    def test_a_view_is_an_image_of_the_same_shape(self, make: Callable[[], Augmentation]) -> None:
+        for shape in ((5, 1, 8, 8), (3, 3, 7, 6), (2, 2, 5, 9)):
+            view = make()
+            y = view(torch.rand(shape), torch.rand(shape[0], view.num_draws))
+            assert y.shape == shape
+            assert y.dtype == torch.float32
+            assert y.min() >= 0
+            assert y.max() <= 1
+
+    def test_depends_on_its_own_image_and_draws_alone(self, make: Callable[[], Augmentation]) -> None:
+        """So that draws keyed by row give the same views on any number of processes."""
+        view, x = make(), torch.rand(4, 2, 8, 8).double()
+        draws, state = torch.rand(4, view.num_draws).double(), torch.get_rng_state()
+        y = view(x, draws)
+        assert torch.equal(torch.get_rng_state(), state)
+        for row in range(4):
+            assert_close(view(x[row : row + 1], draws[row : row + 1])[0], y[row], rtol=0, atol=1e-12)
+        assert not torch.allclose(view(x, 1 - draws), y)
 
 
 class TestRandomAffine:

@@ -6,12 +6,21 @@ import inspect
 from types import ModuleType
 
 import pytest
-from test_components import DISCRIMINATORS, ENCODERS, POSTERIORS, PRIORS
+from test_components import AUGMENTATIONS, DISCRIMINATORS, ENCODERS, POSTERIORS, PRIORS
 from test_data_contract import MAKERS
 from test_decoder_contract import DECODERS
 from test_likelihoods import LIKELIHOODS
 
-from pixelgan_lightning import datamodules, decoders, discriminators, encoders, likelihoods, posteriors, priors
+from pixelgan_lightning import (
+    augmentations,
+    datamodules,
+    decoders,
+    discriminators,
+    encoders,
+    likelihoods,
+    posteriors,
+    priors,
+)
 
 FAMILIES: dict[str, tuple[ModuleType, type, set[type]]] = {
     "priors": (priors, priors.Prior, {type(make()) for make in PRIORS.values()}),
@@ -22,6 +31,11 @@ FAMILIES: dict[str, tuple[ModuleType, type, set[type]]] = {
         discriminators,
         discriminators.Discriminator,
         {type(make()) for make in DISCRIMINATORS.values()},
+    ),
+    "augmentations": (
+        augmentations,
+        augmentations.Augmentation,
+        {type(make()) for make in AUGMENTATIONS.values()},
     ),
     "likelihoods": (likelihoods, likelihoods.Likelihood, {type(likelihood) for likelihood in LIKELIHOODS.values()}),
     "datamodules": (datamodules, datamodules.ImageDataModule, set(MAKERS)),
