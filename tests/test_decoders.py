@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,9 +19,11 @@ from pixelgan_lightning.decoders import (
     GatedPixelCNN,
     Known,
     PackedPixelCNN,
+    cpu_layer,
     draw_uniforms,
     sample_by_full_passes,
 )
+from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer
 from pixelgan_lightning.decoders.incremental import over_threads
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture, Likelihood
@@ -486,6 +488,93 @@ class TestUniforms:
 def test_unusable_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         GatedPixelCNN(**options)
+
+
+# ------------------------------------------------------------------------------------------------- training on a CPU
+
+
+def plainly(function: Callable[[], Any]) -> Any:
+    """``function()`` with the layers' plain operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_layer, "usable", lambda v: False)
+        return function()
+
+
+class TestCpuLayer:
+    """The gated layer that is written out for CPUs, against the plain one."""
+
+    @pytest.mark.parametrize("shape", [(1, 9, 7), (3, 5, 7), (1, 1, 1), (2, 1, 5), (1, 5, 1)])
+    @every_decoder
+    def test_computes_what_the_plain_layer_computes(self, name: str, shape: tuple[int, int, int]) -> None:
+        decoder = build(name, shape, spread=2)
+        z, weights = torch.randn(3, CODE_DIM).double(), torch.randn(3, *shape).double()
+        x = random_images(3, shape).requires_grad_()
+        z.requires_grad_()
+
+        def results() -> list[Tensor]:
+            params = decoder(x, z)
+            return [
+                params,
+                *torch.autograd.grad((params * weights).sum(), [x, z, *decoder.parameters()], allow_unused=True),
+            ]
+
+        for written_out, plain in zip(results(), plainly(results), strict=True):
+            assert_close(written_out, plain, rtol=1e-10, atol=1e-11)
+
+    @every_decoder
+    def test_later_pixels_change_nothing_at_all(self, name: str) -> None:
+        shape = (1, 6, 5)
+        decoder, z = build(name, shape, spread=2), torch.randn(1, CODE_DIM).double()
+        x = random_images(1, shape)
+        params = decoder(x, z).flatten(2)
+        for pixel in range(30):
+            other = x.flatten(2).clone()
+            other[..., pixel:] = torch.rand(30 - pixel).double()
+            changed = decoder(other.view_as(x), z).flatten(2)
+            assert torch.equal(changed[..., : pixel + 1], params[..., : pixel + 1])
+
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    @pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (3, 2), (5, 9)])
+    @pytest.mark.parametrize("place", [(1, 1), (4, 5)], ids=["invariant", "dependent"])
+    def test_gradients(self, kernel: int, dilation: int, place: tuple[int, int], layout: torch.memory_format) -> None:
+        torch.manual_seed(0)
+        layer = GatedLayer(2, kernel, dilation, code_channels=3).double().to(memory_format=layout)
+        v, h = torch.randn(2, 2, 2, 4, 5, dtype=torch.float64)
+        inputs = [t.to(memory_format=layout).requires_grad_() for t in (v, h, torch.randn(2, 3, *place).double())]
+        parameters = dict(layer.named_parameters())
+
+        def outputs(v: Tensor, h: Tensor, code: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (v, h, code))
+
+        assert cpu_layer.usable(v)
+        assert torch.autograd.gradcheck(outputs, (*inputs, *parameters.values()))
+
+    def test_leaves_alone_what_it_is_given(self) -> None:
+        torch.manual_seed(0)
+        layer = GatedLayer(2, 3, 1, code_channels=3)
+        given = [torch.randn(2, 2, 4, 5), torch.randn(2, 2, 4, 5), torch.randn(2, 3, 4, 5)]
+        gradients = [torch.randn(2, 2, 4, 5), torch.randn(2, 2, 4, 5)]
+        kept = [t.clone() for t in (*given, *gradients, *layer.parameters())]
+        torch.autograd.backward(layer(*given), gradients)
+        assert all(map(torch.equal, (*given, *gradients, *layer.parameters()), kept))
+
+    def test_where_it_is_not_used(self) -> None:
+        x = torch.zeros(1)
+        assert cpu_layer.usable(x)
+        assert cpu_layer.usable(x.double())
+        assert not cpu_layer.usable(x.bfloat16())
+        assert not cpu_layer.usable(torch.zeros(1, device="meta"))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not cpu_layer.usable(x)
+        torch.func.vmap(lambda x: pytest.fail("used") if cpu_layer.usable(x) else x)(x)
+
+    def test_a_second_derivative_is_refused(self) -> None:
+        layer = GatedLayer(2, 3, 1, code_channels=3)
+        v = torch.randn(1, 2, 4, 5, requires_grad=True)
+        _, h = layer(v, v, torch.randn(1, 3, 1, 1))
+        (gradient,) = torch.autograd.grad(h.square().sum(), v, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
 
 
 # --------------------------------------------------------------------------------------------------- compiled sampling

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelgan_lightning.decoders import cpu_layer
 from pixelgan_lightning.decoders.base import Decoder, Known, Offset
 from pixelgan_lightning.decoders.compiled import sample_compiled, why_not, worth_compiling
 from pixelgan_lightning.decoders.incremental import sample_incrementally
@@ -67,6 +68,8 @@ class GatedLayer(nn.Module):
 
     def forward(self, v: Tensor, h: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """``v``, ``h``: ``[B, C, H, W]``; ``code``: ``[B, C', H, W]`` or ``[B, C', 1, 1]``."""
+        if cpu_layer.usable(v):
+            return cpu_layer.gated_layer(self, v, h, code)
         bias_v, bias_h = self.biases(code)
         pad = self.reach * self.dilation
         # Row i of v knows image rows < i, so this layer may read rows <= i of v. Likewise for the columns of h.
