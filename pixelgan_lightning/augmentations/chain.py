@@ -28,6 +28,6 @@ class Chain(Augmentation):
         self.num_draws = sum(step.num_draws for step in steps)
 
     def forward(self, x: Tensor, draws: Tensor) -> Tensor:
-        for step, own in zip(self.steps, draws.split([step.num_draws for step in self.steps], 1), strict=True):  # type: ignore[misc]
+        for step, own in zip(self.steps, draws.split([step.num_draws for step in self.steps], 1), strict=True):
             x = step(x, own)
         return x
