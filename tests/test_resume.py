@@ -64,6 +64,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "checkpoint": {"every_n_train_steps": 1},
     },
+    # All phases in one step; pairs of neighbours until the second epoch has begun.
+    "fused": {
+        "model": {
+            "step": "fused",
+            "agree": True,
+            "neighbour_steps": 4,
+            "augmentation": {"class_path": "RandomAffine"},
+        },
+        "trainer": {**TRAINER, "callbacks": [*CALLBACKS, AVERAGE]},
+        "data": {
+            "class_path": "DigitsDataModule",
+            "init_args": {"batch_size": 32, "num_labelled": 20, "labelled_batch_size": 15, "neighbours": 3},
+        },
+        "checkpoint": {"every_n_train_steps": 1},
+    },
     # Lightning's default: a checkpoint after each validation.
     "validated": {"trainer": {**TRAINER, "callbacks": CALLBACKS}},
 }
@@ -130,6 +145,7 @@ KILLS: dict[str, tuple[str, Callable[[int], None], int, int]] = {
     # config, where, at which step, and how many steps the checkpoint left behind has
     "mid-epoch": ("unlabelled", in_the_epoch, 5, 5),
     "mid-epoch, gradients summed": ("labelled", in_the_epoch, 1, 1),
+    "mid-epoch, fused": ("fused", in_the_epoch, 4, 4),
     "mid-epoch, default checkpoints": ("validated", in_the_epoch, 4, 3),
     "validation in the middle of an epoch": ("unlabelled", in_the_validation, 6, 6),
     "validation at the end of an epoch": ("labelled", in_the_validation, 3, 3),
