@@ -501,7 +501,7 @@ def plainly(function: Callable[[], Any]) -> Any:
 
 
 class TestCpuLayer:
-    """The gated layer that is written out for CPUs, against the plain one."""
+    """The gated layers that are written out for CPUs, against the plain ones."""
 
     @pytest.mark.parametrize("shape", [(1, 9, 7), (3, 5, 7), (1, 1, 1), (2, 1, 5), (1, 5, 1)])
     @every_decoder
@@ -534,29 +534,68 @@ class TestCpuLayer:
             assert torch.equal(changed[..., : pixel + 1], params[..., : pixel + 1])
 
     @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-    @pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (3, 2), (5, 9)])
+    @pytest.mark.parametrize(("kernel", "dilations"), [(3, [1]), (5, [1, 1]), (3, [2, 1, 2]), (5, [9, 1])])
     @pytest.mark.parametrize("place", [(1, 1), (4, 5)], ids=["invariant", "dependent"])
-    def test_gradients(self, kernel: int, dilation: int, place: tuple[int, int], layout: torch.memory_format) -> None:
+    def test_gradients(
+        self, kernel: int, dilations: list[int], place: tuple[int, int], layout: torch.memory_format
+    ) -> None:
         torch.manual_seed(0)
-        layer = GatedLayer(2, kernel, dilation, code_channels=3).double().to(memory_format=layout)
+        layers = torch.nn.ModuleList(GatedLayer(2, kernel, dilation, code_channels=3) for dilation in dilations)
+        layers.double().to(memory_format=layout)
         v, h = torch.randn(2, 2, 2, 4, 5, dtype=torch.float64)
         inputs = [t.to(memory_format=layout).requires_grad_() for t in (v, h, torch.randn(2, 3, *place).double())]
-        parameters = dict(layer.named_parameters())
-
-        def outputs(v: Tensor, h: Tensor, code: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (v, h, code))
-
         assert cpu_layer.usable(v)
-        assert torch.autograd.gradcheck(outputs, (*inputs, *parameters.values()))
+        given = (*inputs, *layers.parameters())
+        assert torch.autograd.gradcheck(lambda *given: cpu_layer.gated_layers([*layers], *given[:3]), given)
+
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    def test_gradients_lie_in_memory_as_their_weights(self, layout: torch.memory_format) -> None:
+        """Else DistributedDataParallel copies them, and says so."""
+        layer = GatedLayer(2, 3, 1, code_channels=3).to(memory_format=layout)
+        v, h, code = torch.randn(2, 2, 4, 5), torch.randn(2, 2, 4, 5), torch.randn(2, 3, 1, 1)
+        cpu_layer.gated_layers([layer], v, h, code).sum().backward()
+        for weight in (layer.vertical.weight, layer.horizontal.weight, layer.link.weight, layer.out.weight):
+            assert weight.grad is not None
+            assert weight.grad.stride() == weight.stride()
+
+    @pytest.mark.parametrize("images", [1, 2, 3])
+    @pytest.mark.parametrize("name", ["location_invariant", "location_dependent"])
+    def test_a_few_images_at_a_time(self, name: str, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        shape = (1, 5, 4)
+        decoder = build(name, shape)
+        assert isinstance(decoder, GatedPixelCNN)
+        x, z = random_images(7, shape), torch.randn(7, CODE_DIM).double()
+
+        def results() -> list[Tensor]:
+            params = decoder(x, z)
+            return [params, *torch.autograd.grad(params.square().sum(), [*decoder.parameters()], allow_unused=True)]
+
+        assert cpu_layer.images_at_once(decoder.channels, *shape[1:]) >= 7
+        together = results()
+        calls: list[int] = []
+        one_call = cpu_layer.gated_layers
+        monkeypatch.setattr(cpu_layer, "images_at_once", lambda *sizes: images)
+        monkeypatch.setattr(
+            cpu_layer, "gated_layers", lambda layers, v, h, code: calls.append(len(v)) or one_call(layers, v, h, code)
+        )
+        for apart, at_once in zip(results(), together, strict=True):
+            assert_close(apart, at_once, rtol=1e-12, atol=1e-13)
+        assert calls == [images] * (7 // images) + [7 % images] * (7 % images > 0)
 
     def test_leaves_alone_what_it_is_given(self) -> None:
         torch.manual_seed(0)
-        layer = GatedLayer(2, 3, 1, code_channels=3)
-        given = [torch.randn(2, 2, 4, 5), torch.randn(2, 2, 4, 5), torch.randn(2, 3, 4, 5)]
-        gradients = [torch.randn(2, 2, 4, 5), torch.randn(2, 2, 4, 5)]
-        kept = [t.clone() for t in (*given, *gradients, *layer.parameters())]
-        torch.autograd.backward(layer(*given), gradients)
-        assert all(map(torch.equal, (*given, *gradients, *layer.parameters()), kept))
+        layers = [GatedLayer(2, 3, 1, code_channels=3) for _ in range(2)]
+        given = [torch.randn(2, 2, 4, 5).requires_grad_() for _ in range(2)] + [torch.randn(2, 3, 4, 5)]
+        gradient = torch.randn(2, 2, 4, 5)
+        parameters = [p for layer in layers for p in layer.parameters()]
+        kept = [t.clone() for t in (*given, gradient, *parameters)]
+        cpu_layer.gated_layers(layers, *given).backward(gradient)
+        assert all(map(torch.equal, (*given, gradient, *parameters), kept))
+
+    def test_torch_compile_leaves_it_alone(self) -> None:
+        decoder = build("location_invariant", (1, 5, 4))
+        x, z = random_images(3, (1, 5, 4)), torch.randn(3, CODE_DIM).double()
+        assert torch.equal(torch.compile(decoder, backend="eager")(x, z), decoder(x, z))
 
     def test_where_it_is_not_used(self) -> None:
         x = torch.zeros(1)
@@ -571,7 +610,7 @@ class TestCpuLayer:
     def test_a_second_derivative_is_refused(self) -> None:
         layer = GatedLayer(2, 3, 1, code_channels=3)
         v = torch.randn(1, 2, 4, 5, requires_grad=True)
-        _, h = layer(v, v, torch.randn(1, 3, 1, 1))
+        h = cpu_layer.gated_layers([layer], v, v, torch.randn(1, 3, 1, 1))
         (gradient,) = torch.autograd.grad(h.square().sum(), v, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()

@@ -68,8 +68,6 @@ class GatedLayer(nn.Module):
 
     def forward(self, v: Tensor, h: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """``v``, ``h``: ``[B, C, H, W]``; ``code``: ``[B, C', H, W]`` or ``[B, C', 1, 1]``."""
-        if cpu_layer.usable(v):
-            return cpu_layer.gated_layer(self, v, h, code)
         bias_v, bias_h = self.biases(code)
         pad = self.reach * self.dilation
         # Row i of v knows image rows < i, so this layer may read rows <= i of v. Likewise for the columns of h.
@@ -112,7 +110,7 @@ class Head(nn.Module):
         hidden = self.hidden(h.relu())
         if self.groups > 1:
             hidden = hidden + F.conv2d(x, self.colour_weight * self.mask)
-        return self.params(hidden.relu())
+        return self.params(hidden.relu_())
 
 
 class GatedPixelCNN(Decoder):
@@ -213,16 +211,33 @@ class GatedPixelCNN(Decoder):
         return self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        x = 2 * x - 1  # so that the zeros of the padding are no colour of the image's
-        code = self.code_map(z)
-        reach = self.first_kernel // 2
-        # Shifted by one: row i of v reads rows i-reach .. i-1 of the image, column j of h reads columns j-reach .. j-1.
-        bias_v, bias_h = self.first_biases(code)
-        v = self.first_vertical(F.pad(x, (reach, reach, reach, -1))) + bias_v
-        h = self.first_horizontal(F.pad(x, (reach, -1, 0, 0))) + self.first_link(v) + bias_h
+        x, code = 2 * x - 1, self.code_map(z)  # so that the zeros of the padding are no colour of the image's
+        if self.layers and cpu_layer.usable(x):
+            return self._forward_on_cpu(x, code)
+        v, h = self._first(x, code)
         for layer in self.layers:
             v, h = layer(v, h, code)
         return self.head(h, x)
+
+    @torch.compiler.disable  # compiled, the plain layers are slower than these
+    def _forward_on_cpu(self, x: Tensor, code: Tensor) -> Tensor:
+        some = cpu_layer.images_at_once(self.channels, *self.image_shape[1:])
+        params = []
+        for x_part, code_part in zip(x.split(some), code.split(some), strict=True):
+            h = cpu_layer.gated_layers(self.gated_layers(), *self._first(x_part, code_part), code_part)
+            params.append(self.head(h, x_part))
+        return torch.cat(params)
+
+    def _first(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """``v`` and ``h`` of the input layer, ``[B, C, H, W]`` each, of images in [-1, 1]."""
+        reach = self.first_kernel // 2
+        # Shifted by one: row i of v reads rows i-reach .. i-1 of the image, column j of h reads columns j-reach .. j-1.
+        v = self.first_vertical(F.pad(x, (reach, reach, reach, -1)))
+        h = self.first_horizontal(F.pad(x, (reach, -1, 0, 0)))
+        if self.first_bias is not None:
+            bias_v, bias_h = self.first_biases(code)
+            v, h = v + bias_v, h + bias_h
+        return v, h.add_(self.first_link(v))
 
     def first_biases(self, code: Tensor) -> tuple[Tensor, Tensor] | tuple[float, float]:
         """What the code adds to both stacks of the input layer, ``[B, C, H or 1, W or 1]`` each; or nothing."""
