@@ -94,6 +94,7 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "conv": lambda: ConvEncoder(channels=(8, 16), num_features=12),
     "conv_group": lambda: ConvEncoder([8, 16], norm="group"),
     "conv_none": lambda: ConvEncoder([4], norm="none"),
+    "conv_strides": lambda: ConvEncoder([4, 6, 4], strides=[2, 1, 3]),
 }
 DISCRIMINATORS: dict[str, Callable[[], Discriminator]] = {
     "mlp": lambda: MLPDiscriminator(widths=(16, 8), code_noise=0.3),
@@ -247,6 +248,8 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "code_noise": (lambda: MLPDiscriminator(code_noise=-0.1), "code_noise=-0.1 .* >= 0"),
     "channels": (lambda: ConvEncoder(channels=[8, 0]), r"channels=\[8, 0\] .* >= 1"),
     "no_channels": (lambda: ConvEncoder(channels=[]), r"channels=\[\] .* >= 1"),
+    "strides": (lambda: ConvEncoder([8, 8], strides=[2]), r"strides=\[2\] .* 2 numbers >= 1"),
+    "no_stride": (lambda: ConvEncoder([8, 8], strides=[2, 0]), r"strides=\[2, 0\] .* 2 numbers >= 1"),
     "norm": (lambda: ConvEncoder(norm="layer"), "norm='layer' .* 'batch', 'group', 'none'"),  # type: ignore[arg-type]
     "group": (lambda: ConvEncoder(channels=[8, 12], norm="group"), r"channels=\[8, 12\] .* multiples of 8"),
 }

@@ -16,7 +16,7 @@ There a pass over the features costs as much as a small convolution, so what is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,7 @@ def gated_layers(layers: Sequence[GatedLayer], v: Tensor, h: Tensor, code: Tenso
         for bias, conv in zip(layer.biases(code), convolutions, strict=True):
             tensors.append(bias if conv.bias is None else bias + conv.bias.view(-1, 1, 1))
         tensors += [conv.weight for conv in (*convolutions, layer.link, layer.out)]
-        tensors.append(layer.out.bias)
+        tensors.append(cast("Tensor", layer.out.bias))
     return _GatedLayers.apply(v, h, [layer.dilation for layer in layers], *tensors)
 
 
