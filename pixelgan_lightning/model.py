@@ -75,8 +75,8 @@ class PixelGAN(FusedStep, Resumable):
             parameters, with one pass through the encoder and one optimizer for it, which is faster
             (:class:`~pixelgan_lightning.fused.FusedStep` says what differs).
         accumulate_batches: batches whose gradients are averaged before an optimizer moves.
-        compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps); on a CPU in full
-            precision its layers are written out by hand, which is faster, and stay as they are.
+        compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps). On a CPU
+            in full precision the layers are written out by hand, which is faster, and stay as they are.
         seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
         init_from: start from the weights in a checkpoint or exported folder, with fresh optimizers; layers of other
             shapes keep their initial values (:func:`~pixelgan_lightning.weights.warm_start`). A checkpoint does not

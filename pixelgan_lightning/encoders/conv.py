@@ -25,8 +25,8 @@ class ConvEncoder(Encoder):
         strides: stride of each convolution; None for 2 everywhere, which halves the image each time.
 
     Raises:
-        ConfigurationError: ``channels`` or ``strides`` with numbers below 1 or of different length; an unknown ``norm``,
-            or channels that do not fit it.
+        ConfigurationError: ``channels`` or ``strides`` with numbers below 1 or of different length; an unknown
+            ``norm``, or channels that do not fit it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ConvEncoder(Encoder):
             raise ConfigurationError(f"channels={list(channels)} is not usable: norm='group' needs multiples of 8")
         if strides is not None and (len(strides) != len(channels) or min(strides) < 1):
             raise ConfigurationError(
-                f"strides={list(strides)} is not usable: allowed are {len(channels)} numbers >= 1, one for each of channels"
+                f"strides={list(strides)} is not usable: allowed are {len(channels)} numbers >= 1, one a convolution"
             )
         self.channels, self.num_features, self.norm = tuple(channels), num_features, norm
         self.strides = tuple(strides) if strides is not None else (2,) * len(channels)
