@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.datamodules.loaders import EvalLoader, TrainLoader
-from pixelgan_lightning.datamodules.neighbours import Distance, nearest_neighbours
+from pixelgan_lightning.datamodules.neighbours import nearest_neighbours
 from pixelgan_lightning.datamodules.pixels import binarise, quantise
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.random import keyed_generator
@@ -50,7 +50,6 @@ class ImageDataModule(LightningDataModule):
         neighbours: give each unlabelled training image one of this many that look most like it
             (:func:`~pixelgan_lightning.datamodules.neighbours.nearest_neighbours`), drawn anew at every visit; 0 for
             none. The model's ``neighbour_steps`` says how long the agreement phase makes use of it.
-        neighbour_distance: what makes images look alike, ``cosine`` or ``deformation``.
         seed: key of the order of the batches and of dynamic binarisation.
         levels: number of grey levels, ``2..native_levels`` (``floor(v * levels / native_levels)``: bins of equal
             width); None for all native levels, or for 2 where images are binarised.
@@ -94,7 +93,6 @@ class ImageDataModule(LightningDataModule):
         labelled_batch_size: int = 100,
         label_seed: int = 0,
         neighbours: int = 0,
-        neighbour_distance: Distance = "cosine",
         seed: int = 0,
         levels: int | None = None,
         binarization: Binarization = "none",
@@ -114,10 +112,6 @@ class ImageDataModule(LightningDataModule):
         for name, number in {"neighbours": neighbours, "num_workers": num_workers}.items():
             if number < 0:
                 raise ConfigurationError(f"{name}={number} is not usable: allowed are 0, 1, 2, ...")
-        if neighbour_distance not in get_args(Distance):
-            raise ConfigurationError(
-                f"neighbour_distance={neighbour_distance!r} is unknown: allowed are {', '.join(get_args(Distance))}"
-            )
         if num_labelled is not None and self.num_classes is None:
             raise ConfigurationError(
                 f"num_labelled={num_labelled} is not usable: allowed is null, as no image has a label"
@@ -142,7 +136,7 @@ class ImageDataModule(LightningDataModule):
             )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_labelled, self.labelled_batch_size, self.label_seed = num_labelled, labelled_batch_size, label_seed
-        self.neighbours, self.neighbour_distance = neighbours, neighbour_distance
+        self.neighbours = neighbours
         self.seed, self.binarization, self.binarization_seed = seed, binarization, binarization_seed
         self.augmentation = augmentation
         self.num_workers = num_workers
@@ -275,7 +269,7 @@ class ImageDataModule(LightningDataModule):
                     f"neighbours={self.neighbours} is not usable with {len(train)} training images: allowed are at "
                     f"most {len(train) - 1}"
                 )
-            self._neighbours = nearest_neighbours(images[train], self.neighbours, self.neighbour_distance)
+            self._neighbours = nearest_neighbours(images[train], self.neighbours)
         return self._neighbours
 
     def val_dataloader(self) -> EvalLoader:
