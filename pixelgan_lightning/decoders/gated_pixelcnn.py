@@ -221,9 +221,10 @@ class GatedPixelCNN(Decoder):
 
     @torch.compiler.disable  # compiled, the plain layers are slower than these
     def _forward_on_cpu(self, x: Tensor, code: Tensor) -> Tensor:
-        some = cpu_layer.images_at_once(self.channels, *self.image_shape[1:])
+        at_once = cpu_layer.images_at_once(self.channels, *self.image_shape[1:])
+        parts = max(1, -(-len(x) // at_once))
         params = []
-        for x_part, code_part in zip(x.split(some), code.split(some), strict=True):
+        for x_part, code_part in zip(x.tensor_split(parts), code.tensor_split(parts), strict=True):
             h = cpu_layer.gated_layers(self.gated_layers(), *self._first(x_part, code_part), code_part)
             params.append(self.head(h, x_part))
         return torch.cat(params)
