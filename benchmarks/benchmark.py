@@ -317,8 +317,8 @@ def table(results: Results) -> str:
         "## Training",
         "",
         "Forward, backward and Adam step of the decoder, batch 64; useful arithmetic only, as a share of the forward "
-        "and backward pass of a 3x3 convolution with as many channels. On a CPU `torch.compile` leaves the layers alone, which "
-        "are written out by hand: the two modes differ by what surrounds them.",
+        "and backward pass of a 3x3 convolution with as many channels. On a CPU `torch.compile` leaves the "
+        "layers alone, which are written out by hand: the two modes differ by what surrounds them.",
         "",
         "| mode | channels | images / s | GFLOP/s | share of convolution | first step, s |",
         "|---|---|---|---|---|---|",
