@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from pixelgan_lightning import normalization
 from pixelgan_lightning.agreement import pair_information
-from pixelgan_lightning.augmentations import Augmentation, Chain, RandomAffine, RandomColour
+from pixelgan_lightning.augmentations import Augmentation, Chain, RandomAffine, RandomApply, RandomColour
 from pixelgan_lightning.component import Component, construct
 from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN, PackedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
@@ -105,6 +105,7 @@ AUGMENTATIONS: dict[str, Callable[[], Augmentation]] = {
     "affine_border": lambda: RandomAffine(outside="border"),
     "colour": lambda: RandomColour(0.1, invert=0.5),
     "chain": lambda: Chain([RandomAffine(5.0), RandomColour(invert=0.5)]),
+    "apply": lambda: RandomApply(RandomAffine(5.0), p=0.9),
 }
 OTHERS: dict[str, Callable[[], Component]] = {
     "decoder": lambda: GatedPixelCNN(8, layers=2, dilations=(1, 2), bias="location_dependent"),
@@ -243,6 +244,7 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "contrast": (lambda: RandomColour(contrast=-1.0), "contrast=-1.0 .* >= 0"),
     "invert": (lambda: RandomColour(invert=1.5), "invert=1.5 .* from 0 to 1"),
     "steps": (lambda: Chain([]), r"steps=\[\] .* one or more"),
+    "p": (lambda: RandomApply(RandomAffine(), p=1.5), "p=1.5 .* from 0 to 1"),
     "gain": (lambda: CategoricalPosterior(gain=0), "gain=0 .* > 0"),
     "initial_scale": (lambda: GaussianPosterior(initial_scale=0), "initial_scale=0 .* > 0"),
     "code_noise": (lambda: MLPDiscriminator(code_noise=-0.1), "code_noise=-0.1 .* >= 0"),
@@ -910,6 +912,19 @@ class TestChain:
         view = Chain([first, second])
         draws = torch.rand(4, view.num_draws)
         assert torch.equal(view(x, draws), second(first(x, draws[:, :6]), draws[:, 6:]))
+
+
+class TestRandomApply:
+    def test_some_images_stay_as_they_are(self) -> None:
+        """An image is changed where its last draw is below ``p``, by the augmentation's own draws."""
+        x, affine = torch.rand(50, 1, 6, 6), RandomAffine()
+        view, draws = RandomApply(affine, p=0.7), torch.rand(50, 7)
+        y, changed = view(x, draws), draws[:, 6] < 0.7
+        assert 20 < changed.sum() < 50
+        assert torch.equal(y[~changed], x[~changed])
+        assert torch.equal(y[changed], affine(x, draws[:, :6])[changed])
+        assert torch.equal(RandomApply(affine, p=0)(x, draws), x)
+        assert torch.equal(RandomApply(affine, p=1)(x, draws), affine(x, draws[:, :6]))
 
 
 # ----------------------------------------------------------------------------------------------------------- agreement
