@@ -38,6 +38,7 @@ from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.errors import ConfigurationError, RunError
 from pixelgan_lightning.likelihoods import Likelihood
 from pixelgan_lightning.loggers import RunWandbLogger
+from pixelgan_lightning.memory import reuse_memory
 from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.optimization import PhaseOptimizer
@@ -452,6 +453,7 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``: one line and status 2 where it cannot do what is asked, 1 where a run fails."""
+    reuse_memory()
     with quiet_libraries(), run_folder_scope():
         arguments = list(sys.argv[1:] if args is None else args)
         try:
