@@ -648,6 +648,7 @@ def test_encoder(name: str, shape: tuple[int, int, int]) -> None:
     assert features.shape == (6, encoder.num_features)
     (features * torch.randn_like(features)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+    assert all(p.grad is not None and p.grad.stride() == p.stride() for p in encoder.parameters())  # as DDP wants it
     encoder.eval()
     x = torch.rand(4, *shape)
     assert_close(encoder(x)[:1], encoder(x[:1]), rtol=1e-4, atol=1e-5)  # no batch statistics in evaluation mode
