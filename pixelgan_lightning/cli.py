@@ -200,7 +200,8 @@ class PixelGANCLI(LightningCLI):
                 raise ConfigurationError("ckpt_path in a configuration file is not usable: give it on the command line")
             return
         path = checkpoint_file(checkpoint, _option(args, "--run_dir"))
-        self._stored = read_checkpoint(path).description
+        read = read_checkpoint(path)
+        self._stored = read.description
         defaults = _defaults(self._stored)
         try:
             for subparser in self._subcommand_parsers.values():
@@ -208,16 +209,31 @@ class PixelGANCLI(LightningCLI):
         except (ImportError, AttributeError) as error:
             raise ConfigurationError(f"ckpt_path={path} is not usable: {error} (set PYTHONPATH?)") from error
         # With what is stored as default, a difference is what somebody asked for.
-        self.config = parser.parse_args(_with_run_config(args, path))
-        command = self.config.subcommand
-        stored = parser.parse_args([command])[command].model
-        given = self.config[command].model
-        stored.compile_decoder = given.compile_decoder
+        with TemporaryDirectory(prefix="pixelgan-") as folder:
+            of_run = _run_config(read.run_config, path, Path(folder))
+            self.config = parser.parse_args([args[0], *of_run, *args[1:]])
+            command = self.config.subcommand
+            stored = parser.parse_args([command, *of_run])[command]
+        given = self.config[command]
+        if command == "fit":
+            self._require_same_seed(given.seed_everything)
+            for key, mine, theirs in _differences(given.data.as_dict(), stored.data.as_dict(), "data"):
+                say(f"{key}: {mine!r} from here on, the run had {theirs!r}")
+        decided = parser.parse_args([command])[command].model
+        decided.compile_decoder, decided.seed = given.model.compile_decoder, given.model.seed
         if _option(args, "--model.init_from") is None:  # the run's configuration says how it began
-            given.init_from = None
-        for key, mine, theirs in _differences(given.as_dict(), stored.as_dict(), "model"):
+            given.model.init_from = None
+        for key, mine, theirs in _differences(given.model.as_dict(), decided.as_dict(), "model"):
             say(f"{key}: {mine!r} is not used, the checkpoint has {theirs!r}")
-        self.config[command].model, self.config[command].ckpt_path = stored, str(path)
+        given.model, given.ckpt_path = decided, str(path)
+
+    def _require_same_seed(self, given: int) -> None:
+        """A continued run draws what the run would have drawn."""
+        before = self._stored.get("seed", given)
+        if given != before:
+            raise ConfigurationError(
+                f"seed_everything={given} does not continue a run with seed_everything={before}: allowed is the same"
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Done above."""
@@ -323,6 +339,8 @@ def _defaults(description: dict[str, Any]) -> dict[str, Any]:
     for name, value in description.items():
         if name in OPTIMIZERS:
             defaults.update({f"model.{name}.{key}": v for key, v in value.items()})
+        elif name == "seed":
+            defaults["seed_everything"] = value  # which the command line passes on to the model
         elif name not in (*FROM_DATA, *AT_RUNTIME):
             defaults[f"model.{name}"] = value
     return defaults
@@ -428,13 +446,22 @@ def _require_yaml(args: Sequence[str]) -> None:
                 raise ConfigurationError(f"{key}={content[key]!r} in {path} is not usable: allowed are mappings")
 
 
-def _with_run_config(args: list[str], checkpoint: Path) -> list[str]:
-    """Without ``--config``, a checkpoint brings the configuration that its run has saved."""
-    config = run_of(checkpoint) / CONFIG
-    if _option(args, "--config", "-c") is not None or not config.is_file():
-        return args
-    say(f"configuration: {config}")
-    return [args[0], "--config", str(config), *args[1:]]
+def _run_config(stored: str | None, checkpoint: Path, folder: Path) -> list[str]:
+    """The option for the configuration of a checkpoint's run, before all others, which change it; or nothing.
+
+    A checkpoint holds the configuration of its own part of the run: that of the continuation, after one. Where
+    it has none, the run's folder may have the file.
+    """
+    if stored is None:
+        config = run_of(checkpoint) / CONFIG
+        if not config.is_file():
+            return []
+        say(f"configuration: {config}")
+    else:
+        config = folder / CONFIG
+        config.write_text(stored)
+        say(f"configuration: that of the run, stored in {checkpoint}")
+    return ["--config", str(config)]
 
 
 def _with_packaged_configs(args: Sequence[str]) -> list[str]:

@@ -79,8 +79,8 @@ class Inference(pl.LightningModule):
         Args:
             x: images ``[B, C, H, W]`` in [0, 1].
             views: 0, or of how many views of each image the mean of ``q(y|x)`` is taken. They are views of the model's
-                ``augmentation``, the same ones for all images, from the middle half of its range: milder than in
-                training.
+                ``augmentation``, the same ones for all images, milder than in training
+                (:meth:`~pixelgan_lightning.augmentations.Augmentation.milder`).
 
         Raises:
             ConfigurationError: the code is not categorical; views without an augmentation.
@@ -90,9 +90,8 @@ class Inference(pl.LightningModule):
         if self.augmentation is None:
             raise ConfigurationError(f"views={views} with augmentation=None is not usable: allowed is an augmentation")
         number = self.augmentation.num_draws
-        draws = 0.25 + 0.5 * torch.rand(views, number, generator=keyed_generator(self.seed, "views of evaluation")).to(
-            x
-        )
+        generator = keyed_generator(self.seed, "views of evaluation")
+        draws = self.augmentation.milder(torch.rand(views, number, generator=generator)).to(x)
         log_q = [
             full_precision(self.category_logits(self.augmentation(x, of_one.expand(len(x), -1)))).log_softmax(1)
             for of_one in draws

@@ -26,7 +26,11 @@ def reuse_memory() -> bool:
     if sys.platform != "linux" or chosen:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    return mallopt is not None and all(mallopt(what, _LARGEST) for what in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))
+    if mallopt is None:
+        return False
+    # Older versions take no more than 32 MB here. First: setting either ends glibc's own adaptation of this one.
+    mapped = mallopt(_M_MMAP_THRESHOLD, _LARGEST) or mallopt(_M_MMAP_THRESHOLD, 2**25)
+    return bool(mapped and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
 
 
 __all__ = ["reuse_memory"]

@@ -38,11 +38,13 @@ class Stored:
         tensors: parameters and buffers by name, on the CPU; the averaged ones where a run averaged its weights.
         split_hash: which images the run was trained on and which were labelled, see
             ``ImageDataModule.split_hash``; None where it is not known.
+        run_config: the configuration of the run, as YAML; None where the run was not one of the command line.
     """
 
     description: dict[str, Any]
     tensors: dict[str, Tensor]
     split_hash: str | None = None
+    run_config: str | None = None
 
 
 def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
@@ -58,7 +60,12 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         about = content.get("pixelgan_lightning") or {}
-        return Stored(dict(content["hyper_parameters"]), dict(content["state_dict"]), about.get("split_hash"))
+        return Stored(
+            dict(content["hyper_parameters"]),
+            dict(content["state_dict"]),
+            about.get("split_hash"),
+            content.get("pixelgan_lightning_config"),
+        )
     except Exception as error:  # unpickling raises anything
         raise unreadable(path, error, argument) from error
 

@@ -252,6 +252,34 @@ def test_the_checkpoint_decides_against_another_configuration(run: Path, capsys:
     ]
 
 
+def test_a_configuration_beside_the_checkpoint_changes_that_of_the_run(run: Path) -> None:
+    """Whatever it does not mention stays as it was; the checkpoint brings it along, wherever it lies."""
+    wanted = results(run)
+    assert len(wanted) > 1
+    shutil.move(last(run), "elsewhere.ckpt")
+    overlay = yaml_file("overlay.yaml", {"trainer": {"logger": False}})
+    pixelgan("test", "--ckpt_path", "elsewhere.ckpt", "--config", overlay)
+    assert json.loads(Path("results.json").read_text()) == wanted
+
+
+def test_a_continuation_is_continued_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = ["fit", "--run_dir", run, "--ckpt_path", "last"]
+    pixelgan(*again, "--trainer.max_epochs", 2, "--data.init_args.eval_batch_size", 30)
+    assert "data.init_args.eval_batch_size: 30 from here on" in capsys.readouterr().out
+    pixelgan(*again, "--trainer.max_epochs", 3)
+    assert "from here on" not in capsys.readouterr().out
+    assert config_of(run, "config-2.yaml")["data"]["init_args"]["eval_batch_size"] == 30
+    before = files(run / "checkpoints")
+    pixelgan(*again)
+    assert files(run / "checkpoints") == before  # it had been trained to its end
+
+
+def test_a_test_has_the_seed_of_the_run() -> None:
+    pixelgan(*FIT, "--run_dir", "seven", "--seed_everything", 7)
+    pixelgan("fit", "--run_dir", "seven", "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert load(Path("seven")).seed == 7
+
+
 def test_a_checkpoint_made_without_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     model = PixelGAN((1, 8, 8), prior=Gaussian(3), encoder=ConvEncoder([8], 16), decoder=GatedPixelCNN(4, layers=1))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}

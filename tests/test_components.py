@@ -249,6 +249,8 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "initial_scale": (lambda: GaussianPosterior(initial_scale=0), "initial_scale=0 .* > 0"),
     "code_noise": (lambda: MLPDiscriminator(code_noise=-0.1), "code_noise=-0.1 .* >= 0"),
     "channels": (lambda: ConvEncoder(channels=[8, 0]), r"channels=\[8, 0\] .* >= 1"),
+    "num_features": (lambda: ConvEncoder(num_features=0), "num_features=0 .* >= 1"),
+    "widths": (lambda: MLPDiscriminator(widths=(8, 0)), r"widths=\[8, 0\] .* >= 1"),
     "no_channels": (lambda: ConvEncoder(channels=[]), r"channels=\[\] .* >= 1"),
     "strides": (lambda: ConvEncoder([8, 8], strides=[2]), r"strides=\[2\] .* 2 numbers >= 1"),
     "no_stride": (lambda: ConvEncoder([8, 8], strides=[2, 0]), r"strides=\[2, 0\] .* 2 numbers >= 1"),
@@ -913,6 +915,20 @@ class TestChain:
         view = Chain([first, second])
         draws = torch.rand(4, view.num_draws)
         assert torch.equal(view(x, draws), second(first(x, draws[:, :6]), draws[:, 6:]))
+
+
+class TestMilder:
+    def test_the_middle_half_of_ranges(self) -> None:
+        draws = torch.rand(9, 6)
+        assert torch.equal(RandomAffine().milder(draws), 0.25 + 0.5 * draws)
+
+    def test_probabilities_stay(self) -> None:
+        """Views of evaluation are inverted as often as those of training, and each of them is a view."""
+        draws = torch.rand(9, 12)
+        milder = Chain([RandomApply(RandomAffine(), p=0.1), RandomColour(invert=0.1)]).milder(draws)
+        assert torch.equal(milder[:, [*range(6), *range(7, 11)]], 0.25 + 0.5 * draws[:, [*range(6), *range(7, 11)]])
+        assert torch.equal(milder[:, 11], draws[:, 11])
+        assert (milder[:, 6] < 0.1).all()
 
 
 class TestRandomApply:

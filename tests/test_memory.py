@@ -60,3 +60,26 @@ def test_the_environment_comes_first(name: str, monkeypatch: pytest.MonkeyPatch)
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     assert reuse_memory() is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it does nothing elsewhere")
+def test_older_versions_get_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """glibc once refused thresholds beyond 32 MB; the other threshold must not be set if this one cannot be."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    said: list[tuple[int, int]] = []
+
+    class Library:
+        largest = 2**25
+
+        def mallopt(self, what: int, value: int) -> int:
+            said.append((what, value))
+            return int(what == -1 or value <= self.largest)
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Library())
+    assert reuse_memory() is True
+    assert said == [(-3, 2**31 - 1), (-3, 2**25), (-1, 2**31 - 1)]
+    said.clear()
+    Library.largest = 0
+    assert reuse_memory() is False
+    assert [what for what, _ in said] == [-3, -3]

@@ -50,12 +50,14 @@ TRAINER = {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
     # A checkpoint after every batch; two validations per epoch of four batches, one of them in its middle.
     "unlabelled": {
+        "seed_everything": 3,
         "trainer": {**TRAINER, "limit_train_batches": 4, "val_check_interval": 2, "callbacks": CALLBACKS},
         "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 32, "eval_batch_size": 20}},
         "checkpoint": {"every_n_train_steps": 1},
     },
     # Gradients of two batches are summed; an epoch has three, so sums cross epochs.
     "labelled": {
+        "seed_everything": 4,
         "model": {"accumulate_batches": 2, "reconstruction": {"schedule": "cosine"}},
         "trainer": {**TRAINER, "callbacks": [*CALLBACKS, AVERAGE]},
         "data": {
@@ -66,6 +68,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     # All phases in one step; pairs of neighbours until the second epoch has begun.
     "fused": {
+        "seed_everything": 5,
         "model": {
             "step": "fused",
             "agree": True,
@@ -429,12 +432,27 @@ def run(complete: Callable[[str], Path], tmp_path: Path) -> Path:
         ),
         (["--data.labelled_batch_size", 10], "labelled_batch_size=10 on 1 process(es), 10 images per step, does not"),
         (["--data.label_seed", 7], "does not continue a run with split_hash="),
+        (
+            ["--seed_everything", 5],
+            "seed_everything=5 does not continue a run with seed_everything=4: allowed is the same",
+        ),
     ],
 )
 def test_another_stream_of_images_is_refused(
     arguments: list[object], expected: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in refused(capsys, "fit", "--run_dir", run, "--ckpt_path", "last", *arguments)
+
+
+def test_what_is_new_about_the_data_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["--data.init_args.binarization", "threshold", "--data.init_args.eval_batch_size", 30]
+    with pytest.raises(SystemExit):  # the likelihood has 17 levels; what matters is said before
+        pixelgan("fit", "--run_dir", run, "--ckpt_path", "last", *changes)
+    said = [line for line in capsys.readouterr().out.splitlines() if "from here on" in line]
+    assert said == [
+        "data.init_args.eval_batch_size: 30 from here on, the run had 20",
+        "data.init_args.binarization: 'threshold' from here on, the run had 'none'",
+    ]
 
 
 def test_as_many_images_per_step_on_another_number_of_processes_continue(run: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from pixelgan_lightning.augmentations.base import Augmentation
@@ -28,6 +30,13 @@ class Chain(Augmentation):
         self.num_draws = sum(step.num_draws for step in steps)
 
     def forward(self, x: Tensor, draws: Tensor) -> Tensor:
-        for step, own in zip(self.steps, draws.split([step.num_draws for step in self.steps], 1), strict=True):
+        for step, own in self._with_draws(draws):
             x = step(x, own)
         return x
+
+    def milder(self, draws: Tensor) -> Tensor:
+        return torch.cat([step.milder(own) for step, own in self._with_draws(draws)], 1)
+
+    def _with_draws(self, draws: Tensor) -> Iterator[tuple[Augmentation, Tensor]]:
+        steps = cast("list[Augmentation]", list(self.steps))
+        return zip(steps, draws.split([step.num_draws for step in steps], 1), strict=True)

@@ -26,7 +26,7 @@ class ConvEncoder(Encoder):
         strides: stride of each convolution; None for 2 everywhere, which halves the image each time.
 
     Raises:
-        ConfigurationError: ``channels`` or ``strides`` with numbers below 1 or of different length; an unknown
+        ConfigurationError: ``channels``, ``num_features`` or ``strides`` below 1 or of different length; an unknown
             ``norm``, or channels that do not fit it.
     """
 
@@ -40,6 +40,8 @@ class ConvEncoder(Encoder):
         super().__init__()
         if not channels or min(channels) < 1:
             raise ConfigurationError(f"channels={list(channels)} is not usable: allowed is a list of numbers >= 1")
+        if num_features < 1:
+            raise ConfigurationError(f"num_features={num_features} is not usable: allowed are numbers >= 1")
         if norm not in ("batch", "group", "none"):
             raise ConfigurationError(f"norm={norm!r} is not usable: allowed are 'batch', 'group', 'none'")
         if norm == "group" and any(c % 8 for c in channels):
