@@ -52,6 +52,8 @@ class ClusterAccuracy(EvaluationCallback):
     - tests only: ``cluster_error_percent`` = 100 (1 - ``cluster_accuracy``), and ``mapping_labels``, the number of
       validation labels the mappings were made with (majority and Hungarian read all, best example reads K of them).
 
+    Where the data have no classes, only how the code is used is logged: categories, entropies, information.
+
     A confusion matrix (best example) is drawn as figure ``confusion`` (``test_confusion``).
 
     Args:
@@ -62,8 +64,7 @@ class ClusterAccuracy(EvaluationCallback):
         mapping: the mapping fitted last, None before.
 
     Raises:
-        ConfigurationError: at setup, for a code without categories, an unknown number of classes, or a test without
-            a data module.
+        ConfigurationError: at setup, for a code without categories, or a test without a data module.
     """
 
     mapping: ClusterMapping | None
@@ -90,10 +91,10 @@ class ClusterAccuracy(EvaluationCallback):
                 f"ClusterAccuracy with prior={type(pl_module.prior).__name__} is not usable: allowed are priors with "
                 "categories, for example Categorical"
             )
+        self._usage = CodeUsage(num_categories)
+        self._clusters = self._by_views = None
         if num_classes is None:
-            raise ConfigurationError(
-                "ClusterAccuracy with num_classes=None is not usable: allowed are numbers >= 1, the classes of the data"
-            )
+            return  # no label says what a category stands for
         if stage == "test" and getattr(trainer, "datamodule", None) is None:
             raise ConfigurationError(
                 "ClusterAccuracy with datamodule=None is not usable in a test: allowed is a data module, whose "
@@ -105,64 +106,82 @@ class ClusterAccuracy(EvaluationCallback):
                 "augmentation"
             )
         self._clusters = ClusterAssignment(num_categories, num_classes)
-        self._by_views = ClusterAssignment(num_categories, num_classes)
-        self._usage = CodeUsage(num_categories)
+        self._by_views = ClusterAssignment(num_categories, num_classes) if self.views else None
 
     # Other callbacks read the mapping from their `start` on.
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.mapping, self._mapping_labels = self._fit_on_validation_data(trainer, pl_module)
+        if self._clusters is not None:
+            self.mapping, self._mapping_labels = self._fit_on_validation_data(trainer, pl_module, self._clusters)
 
     def start(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
-        self._clusters.to(exact_device(pl_module)).reset()
-        self._by_views.to(exact_device(pl_module)).reset()
-        self._usage.to(exact_device(pl_module)).reset()
+        for counts in (self._clusters, self._by_views, self._usage):
+            if counts is not None:
+                counts.to(exact_device(pl_module)).reset()
 
     def update(self, trainer: pl.Trainer, pl_module: Any, batch: dict[str, Tensor]) -> None:
         logits = pl_module.category_logits(batch["image"])
-        self._clusters.update(logits, batch["label"], batch["index"])
         self._usage.update(logits)
-        if self.views:
+        if self._clusters is not None:
+            self._clusters.update(logits, batch["label"], batch["index"])
+        if self._by_views is not None:
             self._by_views.update(pl_module.category_logits(batch["image"], self.views), batch["label"], batch["index"])
 
     def finish(self, trainer: pl.Trainer, pl_module: Any, split: str) -> None:
+        self._log_usage(pl_module, split)
+        if self._clusters is None:
+            return
         if split == "val":
             self.mapping = self._clusters.mapping()
         assert self.mapping is not None
-        accuracy = self._log(trainer, pl_module, split, self.mapping)
+        counts = self._clusters.compute().counts
+        accuracy = self._log_agreement(trainer, pl_module, split, counts, self.mapping)
         if split == "test":
             pl_module.log("test/cluster_error_percent", 100.0 * (1.0 - accuracy), sync_dist=True)
             pl_module.log("test/mapping_labels", float(self._mapping_labels), sync_dist=True)
-        if is_due(trainer, self.every_n_epochs):
-            self._draw(trainer, pl_module, "confusion" if split == "val" else "test_confusion", self.mapping)
+        if is_due(trainer, self.every_n_epochs) and trainer.is_global_zero:
+            figure = figures.confusion_matrix(confusion(counts, self.mapping.best_example))
+            name = "confusion" if split == "val" else "test_confusion"
+            log_figures(trainer, {name: figure}, pl_module.global_step)
 
     @torch.no_grad()
-    def _fit_on_validation_data(self, trainer: pl.Trainer, pl_module: Any) -> tuple[ClusterMapping, int]:
+    def _fit_on_validation_data(
+        self, trainer: pl.Trainer, pl_module: Any, like: ClusterAssignment
+    ) -> tuple[ClusterMapping, int]:
         """The mapping by the whole validation split, and the number of labels in it.
 
         The loader is the data module's own, which gives each process its share.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
         data.setup("validate")
-        clusters = ClusterAssignment(self._clusters.num_categories, self._clusters.num_classes).to(
-            exact_device(pl_module)
-        )
+        clusters = ClusterAssignment(like.num_categories, like.num_classes).to(exact_device(pl_module))
         for batch in data.val_dataloader():
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
             clusters.update(pl_module.category_logits(batch["image"]), batch["label"], batch["index"])
         return clusters.mapping(), int(clusters.compute().counts.sum())
 
-    def _log(self, trainer: pl.Trainer, pl_module: Any, split: str, mapping: ClusterMapping) -> float:
-        """Log everything that has the same meaning in validation and test; the accuracy by best example."""
-        counts, usage = self._clusters.compute().counts, self._usage.compute()
+    def _log_usage(self, pl_module: Any, split: str) -> None:
+        usage = self._usage.compute()
+        values = {
+            "categories_used": float(usage.categories_used),
+            "code_entropy": float(usage.code_entropy),
+            "aggregate_entropy": usage.aggregate_entropy,
+            "mutual_information": usage.mutual_information,
+        }
+        finite = pl_module.prior.enumerate()
+        if finite is not None and len(finite[1]) == pl_module.prior.num_categories:  # one code for each category
+            values["marginal_kl"] = usage.marginal_kl(finite[1])
+        # The values are the same on all processes already; sync_dist only keeps Lightning from warning.
+        pl_module.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
+
+    def _log_agreement(
+        self, trainer: pl.Trainer, pl_module: Any, split: str, counts: Tensor, mapping: ClusterMapping
+    ) -> float:
+        """Log how categories and labels agree; returns the accuracy by best example."""
         accuracy = mapped_accuracy(counts, mapping.best_example)
         values = {
             "cluster_accuracy_majority": mapped_accuracy(counts, mapping.majority),
             "nmi": nmi(counts),
             "ari": ari(counts),
-            "categories_used": float(usage.categories_used),
-            "code_entropy": float(usage.code_entropy),
-            "aggregate_entropy": usage.aggregate_entropy,
-            "mutual_information": usage.mutual_information,
         }
         if mapping.hungarian is not None:
             values["cluster_accuracy_hungarian"] = mapped_accuracy(counts, mapping.hungarian)
@@ -170,22 +189,12 @@ class ClusterAccuracy(EvaluationCallback):
         itself = torch.arange(len(counts)) if with_labels and mapping.hungarian is not None else None
         if itself is not None:
             values["accuracy"] = mapped_accuracy(counts, itself)
-        if self.views:
+        if self._by_views is not None:
             by_views = self._by_views.compute().counts
             values["cluster_accuracy_views"] = mapped_accuracy(by_views, mapping.best_example)
             values["cluster_accuracy_majority_views"] = mapped_accuracy(by_views, mapping.majority)
             if itself is not None:
                 values["accuracy_views"] = mapped_accuracy(by_views, itself)
-        finite = pl_module.prior.enumerate()
-        if finite is not None and len(finite[1]) == pl_module.prior.num_categories:  # one code for each category
-            values["marginal_kl"] = usage.marginal_kl(finite[1])
-        # The values are the same on all processes already; sync_dist only keeps Lightning from warning.
         pl_module.log(f"{split}/cluster_accuracy", accuracy, prog_bar=True, sync_dist=True)
         pl_module.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
         return accuracy
-
-    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str, mapping: ClusterMapping) -> None:
-        counts = self._clusters.compute().counts  # on all processes, as it waits for them
-        if trainer.is_global_zero:
-            figure = figures.confusion_matrix(confusion(counts, mapping.best_example))
-            log_figures(trainer, {name: figure}, pl_module.global_step)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
-from pixelgan_lightning import commands
+from pixelgan_lightning import __version__, commands
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable, StopOnSignal
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
@@ -483,6 +483,9 @@ def main(args: Sequence[str] | None = None) -> None:
     reuse_memory()
     with quiet_libraries(), run_folder_scope():
         arguments = list(sys.argv[1:] if args is None else args)
+        if arguments == ["--version"]:
+            print(__version__)
+            return
         try:
             if arguments and arguments[0] in commands.COMMANDS:
                 commands.main(arguments)

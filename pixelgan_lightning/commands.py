@@ -331,13 +331,17 @@ def _test_images(arguments: argparse.Namespace, number: int) -> Tensor:
     if arguments.ckpt_path is None:
         raise ConfigurationError("pretrained without images is not usable: allowed are image files, see --images")
     config = run_of(arguments.ckpt_path) / CONFIG
-    if not config.is_file():
+    text = read_checkpoint(arguments.ckpt_path).run_config or (config.read_text() if config.is_file() else None)
+    if text is None:
         raise ConfigurationError(f"images are needed: beside the checkpoint there is no {config} that names its data")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--seed_everything", type=int, default=0)
     parser.add_subclass_arguments(pl.LightningDataModule, "data")
+    parser.link_arguments("seed_everything", "data.init_args.seed")
     try:
-        section = yaml.safe_load(config.read_text())["data"]
-        data: Any = parser.instantiate(parser.parse_object({"data": section})).data
+        content = yaml.safe_load(text)
+        wanted = {name: content[name] for name in ("seed_everything", "data") if name in content}
+        data: Any = parser.instantiate(parser.parse_object(wanted)).data
     except (jsonargparse.ArgumentError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{config} is not usable: {' '.join(str(error).split())}") from error
     data.setup("test")

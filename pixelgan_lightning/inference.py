@@ -73,6 +73,11 @@ class Inference(pl.LightningModule):
         return self.recognise(x)
 
     @inference
+    def features(self, x: Tensor) -> Tensor:
+        """What the encoder hands to the posterior, ``[B, encoder.num_features]``: for probes, neighbours and plots."""
+        return self.encoder(x)
+
+    @inference
     def category_logits(self, x: Tensor, views: int = 0) -> Tensor:
         """Unnormalised ``log q(y|x)``, ``[B, K]``.
 

@@ -65,7 +65,8 @@ class PixelGAN(FusedStep, Resumable):
             give (``neighbours`` of the data modules) instead of with itself: categories then follow how images vary,
             not only how views do.
         reconstruction_images: how many images of each process's batch, its first, the reconstruction phase sees: the
-            decoder is the expensive part of a step. The other phases see all. None: all.
+            decoder is the expensive part of a step. The other phases see all. In sequential steps the encoder's running
+            statistics, which evaluation uses, follow these images. None: all.
         label_aware: the discriminator also sees labels, so that each class owns a component of the prior
             (Adversarial Autoencoders, section 2.3). It needs labels and a prior with a component for every class.
         label_warmup_steps: batches at the start that run the classification phase only.
@@ -221,6 +222,7 @@ class PixelGAN(FusedStep, Resumable):
             self._require_categories()
         if compile_decoder:
             self.decoder.compile()  # in place: the keys of the state dict stay as they are
+        self._warm_started = init_from is not None
         if init_from is not None:
             warm_start(self, init_from)
 
@@ -311,10 +313,18 @@ class PixelGAN(FusedStep, Resumable):
         if levels != self.likelihood.levels:
             raise ConfigurationError(
                 f"likelihood={type(self.likelihood).__name__} with levels={self.likelihood.levels} does not fit the "
-                f"data, whose images have levels={levels}"
+                f"data, whose images have levels={levels}: allowed are likelihoods with as many (Bernoulli has 2, "
+                "CategoricalLevels any number) or, with binarization=threshold, data with 2"
             )
-        if self.label_aware and not getattr(data, "num_labelled", 1):
-            raise ConfigurationError("label_aware=True with num_labelled=None is not usable: allowed are labels")
+        labels = getattr(data, "num_labelled", None)
+        if data is not None and hasattr(data, "num_labelled") and not labels:
+            for name in ("label_aware", "label_warmup_steps"):
+                if getattr(self, name):
+                    raise ConfigurationError(
+                        f"{name}={getattr(self, name)} with num_labelled=None is not usable: allowed are labels"
+                    )
+        if labels and self.agreement_warmup_steps:
+            self._require_all_labels_at_once(data)
         if getattr(data, "num_labelled", None) and not self.label_aware:
             self._require_categories()
             k = self.prior.num_categories
@@ -323,6 +333,21 @@ class PixelGAN(FusedStep, Resumable):
                     f"num_categories={k} is not usable with labels: allowed are numbers >= {self.num_classes}, the "
                     "number of classes"
                 )
+
+    def _require_all_labels_at_once(self, data: Any) -> None:
+        """The batch that names the categories has to show every class, and the encoder alone gets other categories."""
+        in_a_batch = data.labelled_batch_size * self.trainer.world_size
+        if in_a_batch < data.num_labelled:
+            raise ConfigurationError(
+                f"labelled_batch_size={data.labelled_batch_size} on {self.trainer.world_size} process(es) is not "
+                f"usable with agreement_warmup_steps={self.agreement_warmup_steps}: one batch names the categories; "
+                f"allowed are batches with all {data.num_labelled} labelled images"
+            )
+        if self._warm_started:
+            raise ConfigurationError(
+                f"agreement_warmup_steps={self.agreement_warmup_steps} with init_from and labels is not usable: "
+                "naming the categories would put those of the encoder alone into another order; allowed is 0"
+            )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch

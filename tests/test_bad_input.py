@@ -113,6 +113,14 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "betas": (["--model.reconstruction.betas", "[0.9, 1.5]"], ["betas=[0.9, 1.5]"]),
     "clipping at 0": (["--model.generating.clip_norm", 0], ["clip_norm=0"]),
     "NaN as rate": (["--model.classification.lr", "nan"], ["lr=nan"]),
+    "warm-up without labels": (["--model.label_warmup_steps", 2], ["label_warmup_steps=2", "num_labelled=None"]),
+    "categories named by some of the labels": (
+        [
+            *("--model.augmentation", "RandomAffine", "--model.agree", "true", "--model.agreement_warmup_steps", 2),
+            *("--data.num_labelled", 20, "--data.labelled_batch_size", 10),
+        ],
+        ["labelled_batch_size=10", "agreement_warmup_steps=2", "all 20 labelled images"],
+    ),
     "agreement without views": (["--model.agree", "true"], ["agree=True", "augmentation"]),
     "shape that is the data's": (["--model.image_shape", "[1, 2, 2]"], ["image_shape"]),
     "columns": (["--trainer.callbacks+=SampleGrid", "--trainer.callbacks.columns", 0], ["columns=0"]),

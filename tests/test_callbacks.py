@@ -320,6 +320,19 @@ class TestClusterAccuracy:
         assert 0 < logged["val/ari"] < 1
         assert names(tmp_path) == ["confusion-step0000000.png"]
 
+    def test_without_classes_there_is_the_use_of_the_code(self, tmp_path: Path) -> None:
+        model, callback = Model(Categories(3)), ClusterAccuracy(views=4)
+        model.num_classes, model.augmentation = None, RandomAffine()
+        trainer = make_trainer(tmp_path, callback)
+        (validated,) = trainer.validate(model, Data(), verbose=False)
+        (tested,) = trainer.test(model, Data(), verbose=False)
+        names_of_usage = {"categories_used", "code_entropy", "aggregate_entropy", "mutual_information", "marginal_kl"}
+        assert {f"val/{name}" for name in names_of_usage} == validated.keys()
+        assert {f"test/{name}" for name in names_of_usage} == tested.keys()
+        assert validated["val/categories_used"] == 3
+        assert callback.mapping is None
+        assert not (tmp_path / "images").exists()
+
     def test_test_error_is_counted_with_the_mapping_of_the_whole_validation_split(self, tmp_path: Path) -> None:
         data, callback = Data(), ClusterAccuracy()
         trainer = make_trainer(tmp_path, callback, limit_val_batches=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from external_prior import Ring
 from realformats import write_mnist
 from torch import Tensor
 
-from pixelgan_lightning import PixelGAN, cli
+from pixelgan_lightning import PixelGAN, __version__, cli
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder
@@ -586,3 +588,9 @@ def test_a_short_name_that_another_package_has_too_is_ours(monkeypatch: pytest.M
     resolve = jsonargparse._typehints.resolve_class_path_by_name
     assert resolve(pl.LightningDataModule, "MNISTDataModule") == paths[1]
     assert resolve(pl.LightningDataModule, "Stripes") == paths[2]
+
+
+def test_version() -> None:
+    command = [sys.executable, "-m", "pixelgan_lightning", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert said == f"{__version__}\n"

@@ -294,6 +294,17 @@ def test_images_of_the_runs_data() -> None:
     assert matplotlib.image.imread("out.png").shape[:2] == (5 * 56 + 4 * 2, 6 * 56 + 5 * 2)
 
 
+def test_images_of_the_runs_data_have_its_draws() -> None:
+    model = model_with()
+    data = {"class_path": "DigitsDataModule", "init_args": {"binarization": "dynamic"}}
+    for seed in (0, 7):
+        Path("run/config.yaml").write_text(yaml.safe_dump({"seed_everything": seed, "data": data}))
+        pixelgan("complete", *model, "--out", "out.npz", "--rows", 4, "--num", 5)
+        module = DigitsDataModule(binarization="dynamic", seed=seed)
+        module.setup("test")
+        np.testing.assert_array_equal(arrays()["inputs"], next(iter(module.test_dataloader()))["image"][:5])
+
+
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_images_of_pictures(as_folder: bool) -> None:
     images = (digits(3) * 16).round()

@@ -150,10 +150,10 @@ def test_the_pair_differs_in_the_receptive_field_alone() -> None:
     assert narrow == wide
 
 
-def test_the_adversarial_autoencoder_differs_in_the_decoder_alone() -> None:
+def test_the_adversarial_autoencoder_has_independent_pixels_and_the_papers_phases() -> None:
     overlay = yaml.safe_load((CONFIGS / "small" / "aae.yaml").read_text())
     assert overlay["model"].pop("decoder")["class_path"] == "ConvDecoder"
-    assert overlay == {"model": {"compile_decoder": False}}  # which changes the speed, and nothing that is computed
+    assert overlay == {"model": {"agree": False, "neighbour_steps": 0}}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

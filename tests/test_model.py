@@ -565,6 +565,7 @@ class TestEvaluation:
 
 METHODS: dict[str, Callable[[PixelGAN], Tensor]] = {
     "encode": lambda model: model.encode(images(4, 0)),
+    "features": lambda model: model.features(images(4, 0)),
     "category_logits": lambda model: model.category_logits(images(4, 0)),
     "sample": lambda model: model.sample(4, seed=2),
     "forward": lambda model: model(torch.eye(CLASSES).double()),

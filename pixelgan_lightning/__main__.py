@@ -1,0 +1,5 @@
+"""``python -m pixelgan_lightning`` is ``pixelgan``."""
+
+from pixelgan_lightning.cli import main
+
+main()
