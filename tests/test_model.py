@@ -607,6 +607,7 @@ class TestInference:
             monkeypatch.setattr(model, method, lambda *args: 1 / 0)
         monkeypatch.setattr(model.decoder, "sample", lambda *args: 1 / 0)
         monkeypatch.setattr(model.posterior, "logits", lambda *args: 1 / 0)
+        monkeypatch.setattr(model.encoder, "forward", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             METHODS[name](model)
         assert all(module.training for module in model.modules())
