@@ -21,6 +21,7 @@ from pixelgan_lightning.decoders import (
     PackedPixelCNN,
     cpu_layer,
     draw_uniforms,
+    incremental,
     sample_by_full_passes,
 )
 from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer
@@ -672,6 +673,29 @@ class TestCompiledSampler:
             decoder.sample(z, uniforms)
 
 
+def test_images_spread_over_threads_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = (
+        GatedPixelCNN(channels=4, layers=2, sampler="incremental").build((1, 5, 4), CODE_DIM, Bernoulli()).double()
+    )
+    z, uniforms = torch.randn(7, CODE_DIM).double(), torch.rand(7, 5, 4, 1).double()
+    one, before = decoder.sample(z, uniforms), torch.get_num_threads()
+    parts: list[int] = []
+    monkeypatch.setattr("pixelgan_lightning.decoders.incremental.NUMBERS_PER_THREAD", 8)  # two images
+    start = incremental._Sampler.__init__
+
+    def counted(self: Any, decoder: GatedPixelCNN, code: Tensor, temperature: float) -> None:
+        parts.append(len(code))
+        start(self, decoder, code, temperature)
+
+    monkeypatch.setattr(incremental._Sampler, "__init__", counted)
+    try:
+        torch.set_num_threads(5)
+        assert torch.equal(decoder.sample(z, uniforms), one)
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(parts) == [2, 2, 3]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_take_every_image_once_and_leave_their_number_alone(threads: int) -> None:
     before = torch.get_num_threads()
@@ -680,6 +704,9 @@ def test_threads_take_every_image_once_and_leave_their_number_alone(threads: int
         assert len(over_threads(lambda part: torch.arange(3)[part], 3)) == min(3, threads)
         parts = over_threads(lambda part: torch.arange(7)[part] + 100 * (torch.get_num_threads() > 1), 7)
         assert torch.cat(parts).tolist() == list(range(7))
+        assert len(over_threads(lambda part: torch.arange(7)[part], 7, at_least=3)) == min(2, threads)
+        (alone,) = over_threads(lambda part: torch.arange(7)[part] + 100 * (torch.get_num_threads() > 1), 7, at_least=8)
+        assert alone.tolist() == list(range(7))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -12,7 +12,8 @@ matrix product into memory that was set aside before, four operations for a laye
 - the horizontal features are kept without the biases of the residual convolutions, which are constants: ``h - offset``;
 - what the operations read and write are views that were made before the loop.
 
-Small operations get slower with two threads. Images are spread over threads instead.
+Small operations get slower with two threads. Images are spread over threads instead, where there are enough of them:
+the threads take turns at calling operations, which for few images is most of the work.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ if TYPE_CHECKING:
     from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer, GatedPixelCNN
 
 
+NUMBERS_PER_THREAD = 1536
+"""Images times channels that a thread should have: from about twice as many on, two threads were faster than one."""
+
+
 @torch.no_grad()
 def sample_incrementally(
     decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
 ) -> Tensor:
     """The same images as :func:`~pixelgan_lightning.decoders.base.sample_by_full_passes`, one pixel at a time.
 
-    Nothing in it waits for the device. On a CPU, images are spread over ``torch.get_num_threads()`` threads.
+    Nothing in it waits for the device. On a CPU, many images are spread over ``torch.get_num_threads()`` threads.
 
     Args:
         decoder: a built decoder.
@@ -54,17 +59,29 @@ def sample_incrementally(
         sampler = _Sampler(decoder, code[part], temperature)
         return sampler.draw(uniforms[part], given, None if images is None else images[part])
 
-    return torch.cat(over_threads(draw, len(z))) if z.device.type == "cpu" else draw(slice(None))
+    if z.device.type != "cpu":
+        return draw(slice(None))
+    return torch.cat(over_threads(draw, len(z), at_least=-(-NUMBERS_PER_THREAD // decoder.channels)))
 
 
-def over_threads(work: Callable[[slice], Tensor], n: int) -> list[Tensor]:
-    """``work`` on slices of ``range(n)``, one for each of ``torch.get_num_threads()`` threads, each a single thread."""
+def over_threads(work: Callable[[slice], Tensor], n: int, at_least: int = 1) -> list[Tensor]:
+    """``work`` on slices of ``range(n)``, one for each of ``torch.get_num_threads()`` threads, each a single thread.
+
+    Args:
+        work: is given a slice.
+        n: how much there is.
+        at_least: so many for each thread; where there are fewer for all, there are fewer threads.
+    """
     before = torch.get_num_threads()
-    threads = max(1, min(before, n))
+    threads = max(1, min(before, n // at_least))
     bounds = [i * n // threads for i in range(threads + 1)]
     slices = [slice(a, b) for a, b in itertools.pairwise(bounds)]
     if threads == 1:
-        return [work(slices[0])]
+        try:
+            torch.set_num_threads(1)
+            return [work(slices[0])]
+        finally:
+            torch.set_num_threads(before)
 
     def single() -> None:
         # A thread takes over the last setting of any thread the first time it asks, and keeps its own from then on.
