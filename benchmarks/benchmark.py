@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pixelgan_lightning import PixelGAN
 from pixelgan_lightning.decoders import GatedPixelCNN, draw_uniforms
+from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.likelihoods import Bernoulli
 from pixelgan_lightning.memory import reuse_memory
 
@@ -195,6 +196,22 @@ def _phases_and_decoder(repeats: int, step_kind: str) -> Results:
     }
 
 
+def memory(repeats: int) -> Results:
+    """Training steps that reuse the memory of the one before, relative to those that get it from the system."""
+    decoder, encoder = reference_net(), ConvEncoder().build((1, 28, 28))
+    x, z, _ = inputs(decoder, 64)
+    batch = torch.rand(500, 1, 28, 28)
+
+    def encode() -> None:
+        encoder(batch).square().mean().backward()
+
+    steps = {"decoder": _training_step(decoder, x, z), "encoder": encode}
+    before = {name: median_seconds(step, repeats, warmups=2) for name, step in steps.items()}
+    usable = reuse_memory()
+    after = {name: median_seconds(step, repeats, warmups=2) for name, step in steps.items()}
+    return {"usable": usable, **{f"{name}_reused_over_not": after[name] / before[name] for name in steps}}
+
+
 @torch.no_grad()
 def exact_likelihood(repeats: int) -> Results:
     """K passes for ``log p(x)`` under a categorical prior, relative to K forwards."""
@@ -344,6 +361,10 @@ def table(results: Results) -> str:
         ),
         f"| the fused step of it, times the sequential phases | {step['fused_over_sequential']:.2f} |",
         f"| exact log p(x), times {exact['categories']} forwards | {exact['times_forwards']:.2f} |",
+        *(
+            f"| {what}'s training step that reuses memory, times one that does not | {results['memory'][key]:.2f} |"
+            for what, key in (("a decoder", "decoder_reused_over_not"), ("an encoder", "encoder_reused_over_not"))
+        ),
         f"| drawing a batch, share of a step | {100 * results['loader']['share_of_step']:.2f} % |",
         f"| two processes on half the batch each, times one process | {results['processes']['two_over_one']:.2f} |",
     ]
@@ -359,12 +380,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parent, help="folder that gets benchmarks/ and docs/")
     args = parser.parse_args()
     torch.manual_seed(0)
-    reuse_memory()  # as the command line does
     started = time.perf_counter()
 
     results: Results = {"machine": machine()}
     batches = " ".join(map(str, args.batches))
     results["machine"]["command"] = f"benchmarks/benchmark.py --repeats {args.repeats} --batches {batches}"
+    results["memory"] = memory(args.repeats)  # from here on it is reused, as the command line does
     results["machine"]["conv_gflops"] = conv_speed(32, backward=False) / 1e9
     results["sampling"] = sampling(args.repeats, tuple(args.batches))
     results["training"] = {
