@@ -112,11 +112,6 @@ def test_shipped_models(name: str) -> None:
     model.likelihood.check(images)
     card = pretrained.card(name)
     assert all(title in card for title in ("Results", "Configuration", "Data", "Licence", "Limits"))
-
-
-@pytest.mark.parametrize("name", pretrained.names())
-def test_cards_name_their_model(name: str) -> None:
-    card = (pretrained.folder(name) / "README.md").read_text()
     assert card.startswith(f"# {name}\n")
     assert set(re.findall(r"--pretrained (\S+)", card)) == {name}
 
