@@ -336,10 +336,10 @@ class PixelGAN(FusedStep, Resumable):
 
     def _require_all_labels_at_once(self, data: Any) -> None:
         """The batch that names the categories has to show every class, and the encoder alone gets other categories."""
-        in_a_batch = data.labelled_batch_size * self.trainer.world_size
-        if in_a_batch < data.num_labelled:
+        in_a_batch = getattr(data, "labelled_batch_size", data.num_labelled)  # a data module from elsewhere has none
+        if in_a_batch * self.trainer.world_size < data.num_labelled:
             raise ConfigurationError(
-                f"labelled_batch_size={data.labelled_batch_size} on {self.trainer.world_size} process(es) is not "
+                f"labelled_batch_size={in_a_batch} on {self.trainer.world_size} process(es) is not "
                 f"usable with agreement_warmup_steps={self.agreement_warmup_steps}: one batch names the categories; "
                 f"allowed are batches with all {data.num_labelled} labelled images"
             )
