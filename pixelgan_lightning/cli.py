@@ -213,12 +213,12 @@ class PixelGANCLI(LightningCLI):
             of_run = _run_config(read.run_config, path, Path(folder))
             self.config = parser.parse_args([args[0], *of_run, *args[1:]])
             command = self.config.subcommand
-            stored = parser.parse_args([command, *of_run])[command]
-        given = self.config[command]
-        if command == "fit":
-            self._require_same_seed(given.seed_everything)
-            for key, mine, theirs in _differences(given.data.as_dict(), stored.data.as_dict(), "data"):
-                say(f"{key}: {mine!r} from here on, the run had {theirs!r}")
+            given = self.config[command]
+            if command == "fit":
+                self._require_same_seed(given.seed_everything)
+                before = parser.parse_args([command, *of_run])[command]
+                for key, mine, theirs in _differences(given.data.as_dict(), before.data.as_dict(), "data"):
+                    say(f"{key}: {mine!r} from here on, the run had {theirs!r}")
         decided = parser.parse_args([command])[command].model
         decided.compile_decoder, decided.seed = given.model.compile_decoder, given.model.seed
         if _option(args, "--model.init_from") is None:  # the run's configuration says how it began

@@ -14,7 +14,7 @@ def reuse_memory() -> bool:
     """Let this process keep the memory it frees, for its own next allocations; the command line does so.
 
     The features of a training step take hundreds of megabytes. The C library gives them back to the system at its end
-    and gets them again, page by page, in the next one: a tenth to a quarter of the time of a step (``make bench``
+    and gets them again, page by page, in the next one: up to a quarter of the time of a step (``make bench``
     measures it). The price is that the process stays as large as it once was. On a GPU there is nothing to gain,
     PyTorch keeps that memory by itself.
 

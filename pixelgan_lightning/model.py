@@ -317,7 +317,7 @@ class PixelGAN(FusedStep, Resumable):
                 "CategoricalLevels any number) or, with binarization=threshold, data with 2"
             )
         labels = getattr(data, "num_labelled", None)
-        if data is not None and hasattr(data, "num_labelled") and not labels:
+        if hasattr(data, "num_labelled") and not labels:
             for name in ("label_aware", "label_warmup_steps"):
                 if getattr(self, name):
                     raise ConfigurationError(
@@ -325,7 +325,7 @@ class PixelGAN(FusedStep, Resumable):
                     )
         if labels and self.agreement_warmup_steps:
             self._require_all_labels_at_once(data)
-        if getattr(data, "num_labelled", None) and not self.label_aware:
+        if labels and not self.label_aware:
             self._require_categories()
             k = self.prior.num_categories
             if k is not None and self.num_classes is not None and k < self.num_classes:

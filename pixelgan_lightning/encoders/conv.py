@@ -63,7 +63,7 @@ class ConvEncoder(Encoder):
         layers += [nn.Flatten(), nn.Linear(c_in * height * width, self.num_features, bias=self.norm != "batch")]
         layers += [BatchNorm(self.num_features) if self.norm == "batch" else nn.Identity(), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
-        self.layers.to(memory_format=torch.channels_last)  # a third less time on CPUs; what comes out is the same
+        self.layers.to(memory_format=torch.channels_last)  # faster on CPUs; what comes out is the same
         return self
 
     def _norm(self, channels: int) -> nn.Module:
