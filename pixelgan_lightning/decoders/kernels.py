@@ -23,8 +23,9 @@ _inline = numba.njit(forceinline=True, **_options)
 @_inline
 def _multiply_add(out, out_at, a, a_at, a_stride, w, w_at, m, k, n):  # type: ignore[no-untyped-def]
     """``out[m, n] += a[m, k] @ w[k, n]``; rows of ``a`` are ``a_stride`` apart, the others lie behind each other."""
+    # Four rows by three of the sum: with the row of w and the result that is as much as 16 vector registers hold (AVX2).
     # Unsigned, because numba looks whether a signed index is negative, and then reads element by element.
-    i, un = 0, np.uint64(n)
+    i, un, two = 0, np.uint64(n), np.uint64(2 * n)
     while i + 4 <= m:
         o = np.uint64(out_at + i * n)
         a0 = a_at + i * a_stride
@@ -32,19 +33,19 @@ def _multiply_add(out, out_at, a, a_at, a_stride, w, w_at, m, k, n):  # type: ig
         a2 = a1 + a_stride
         a3 = a2 + a_stride
         p = 0
-        while p + 4 <= k:
+        while p + 3 <= k:
             x = np.uint64(w_at + p * n)
-            a00, a01, a02, a03 = a[a0 + p], a[a0 + p + 1], a[a0 + p + 2], a[a0 + p + 3]
-            a10, a11, a12, a13 = a[a1 + p], a[a1 + p + 1], a[a1 + p + 2], a[a1 + p + 3]
-            a20, a21, a22, a23 = a[a2 + p], a[a2 + p + 1], a[a2 + p + 2], a[a2 + p + 3]
-            a30, a31, a32, a33 = a[a3 + p], a[a3 + p + 1], a[a3 + p + 2], a[a3 + p + 3]
+            a00, a01, a02 = a[a0 + p], a[a0 + p + 1], a[a0 + p + 2]
+            a10, a11, a12 = a[a1 + p], a[a1 + p + 1], a[a1 + p + 2]
+            a20, a21, a22 = a[a2 + p], a[a2 + p + 1], a[a2 + p + 2]
+            a30, a31, a32 = a[a3 + p], a[a3 + p + 1], a[a3 + p + 2]
             for j in range(un):
-                w0, w1, w2, w3 = w[x + j], w[x + un + j], w[x + np.uint64(2) * un + j], w[x + np.uint64(3) * un + j]
-                out[o + j] += a00 * w0 + a01 * w1 + a02 * w2 + a03 * w3
-                out[o + un + j] += a10 * w0 + a11 * w1 + a12 * w2 + a13 * w3
-                out[o + np.uint64(2) * un + j] += a20 * w0 + a21 * w1 + a22 * w2 + a23 * w3
-                out[o + np.uint64(3) * un + j] += a30 * w0 + a31 * w1 + a32 * w2 + a33 * w3
-            p += 4
+                w0, w1, w2 = w[x + j], w[x + un + j], w[x + two + j]
+                out[o + j] += a00 * w0 + a01 * w1 + a02 * w2
+                out[o + un + j] += a10 * w0 + a11 * w1 + a12 * w2
+                out[o + two + j] += a20 * w0 + a21 * w1 + a22 * w2
+                out[o + two + un + j] += a30 * w0 + a31 * w1 + a32 * w2
+            p += 3
         while p < k:
             x = np.uint64(w_at + p * n)
             b0, b1, b2, b3 = a[a0 + p], a[a1 + p], a[a2 + p], a[a3 + p]
@@ -52,25 +53,20 @@ def _multiply_add(out, out_at, a, a_at, a_stride, w, w_at, m, k, n):  # type: ig
                 w0 = w[x + j]
                 out[o + j] += b0 * w0
                 out[o + un + j] += b1 * w0
-                out[o + np.uint64(2) * un + j] += b2 * w0
-                out[o + np.uint64(3) * un + j] += b3 * w0
+                out[o + two + j] += b2 * w0
+                out[o + two + un + j] += b3 * w0
             p += 1
         i += 4
     while i < m:
         o = np.uint64(out_at + i * n)
         a0 = a_at + i * a_stride
         p = 0
-        while p + 4 <= k:
+        while p + 3 <= k:
             x = np.uint64(w_at + p * n)
-            b0, b1, b2, b3 = a[a0 + p], a[a0 + p + 1], a[a0 + p + 2], a[a0 + p + 3]
+            b0, b1, b2 = a[a0 + p], a[a0 + p + 1], a[a0 + p + 2]
             for j in range(un):
-                out[o + j] += (
-                    b0 * w[x + j]
-                    + b1 * w[x + un + j]
-                    + b2 * w[x + np.uint64(2) * un + j]
-                    + b3 * w[x + np.uint64(3) * un + j]
-                )
-            p += 4
+                out[o + j] += b0 * w[x + j] + b1 * w[x + un + j] + b2 * w[x + two + j]
+            p += 3
         while p < k:
             x = np.uint64(w_at + p * n)
             b0 = a[a0 + p]
