@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pixelgan_lightning.errors import ConfigurationError
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation over the *global* batch (Ioffe and Szegedy, 2015), for ``[B, C, ...]``.
@@ -26,6 +28,9 @@ class BatchNorm(nn.Module):
         affine: learn a scale and a shift per channel.
         momentum: weight of the newest batch in the running statistics.
         eps: added to the variance.
+
+    Raises:
+        ConfigurationError: in training, a single number per channel, which has no variance.
     """
 
     def __init__(self, channels: int, affine: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> None:
@@ -43,6 +48,12 @@ class BatchNorm(nn.Module):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            if x.numel() == x.shape[1]:
+                raise ConfigurationError(
+                    "a batch of one image is not usable with batch normalisation: allowed are batch_size >= 2, "
+                    "reconstruction_images >= 2, and encoders and posteriors without it (norm='group', "
+                    "standardize=False)"
+                )
             mean, var = (self.running_mean, self.running_var) if self.tracking else (None, None)
             return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
         return self._forward_distributed(x)

@@ -730,6 +730,13 @@ class TestBatchNorm:
         assert unchanged()
 
 
+def test_batch_norm_refuses_a_single_image() -> None:
+    with pytest.raises(ConfigurationError, match=r"batch of one image .* reconstruction_images >= 2"):
+        BatchNorm(3)(torch.rand(1, 3))
+    BatchNorm(3)(torch.rand(1, 3, 2, 2))  # four pixels of one image are four numbers
+    BatchNorm(3).eval()(torch.rand(1, 3))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_batch_norm_of_many_processes_sums_in_float32(dtype: torch.dtype) -> None:
     """Half of a precision knows no number of pixels above 256 (bfloat16), or 65504 (float16), for certain."""

@@ -23,7 +23,7 @@ _inline = numba.njit(forceinline=True, **_options)
 @_inline
 def _multiply_add(out, out_at, a, a_at, a_stride, w, w_at, m, k, n):  # type: ignore[no-untyped-def]
     """``out[m, n] += a[m, k] @ w[k, n]``; rows of ``a`` are ``a_stride`` apart, the others lie behind each other."""
-    # Four rows by three of the sum: with the row of w and the result that is as much as 16 vector registers hold (AVX2).
+    # Four rows by three of the sum, with the rows of w and the result: as much as 16 vector registers hold (AVX2).
     # Unsigned, because numba looks whether a signed index is negative, and then reads element by element.
     i, un, two = 0, np.uint64(n), np.uint64(2 * n)
     while i + 4 <= m:
