@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from pixelgan_lightning import figures
-from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
+from pixelgan_lightning.callbacks.arguments import exact_device, is_due, require_at_least
 from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.errors import ConfigurationError
@@ -55,7 +55,7 @@ class LatentScatter(EvaluationCallback):
     def update(self, trainer: pl.Trainer, pl_module: Any, batch: dict[str, Tensor]) -> None:
         # Any process may have the first images of the split, so each keeps as many as are drawn.
         if sum(map(len, self._rows)) < self.max_images:
-            codes = pl_module.encode(batch["image"])[:, self.dimensions].double()
+            codes = pl_module.encode(batch["image"])[:, self.dimensions].to(exact_device(pl_module)).double()
             # In one tensor: float64 holds labels and indices exactly.
             self._rows.append(
                 torch.cat([codes, batch["label"][:, None].to(codes), batch["index"][:, None].to(codes)], 1)
@@ -66,7 +66,7 @@ class LatentScatter(EvaluationCallback):
             self._draw(trainer, pl_module, "codes" if split == "val" else "test_codes")
 
     def _draw(self, trainer: pl.Trainer, pl_module: Any, name: str) -> None:
-        rows = torch.cat([torch.zeros(0, 4, dtype=torch.float64, device=pl_module.device), *self._rows])
+        rows = torch.cat([torch.zeros(0, 4, dtype=torch.float64, device=exact_device(pl_module)), *self._rows])
         self._rows = []
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rows = torch.cat(gather_all_tensors(rows))

@@ -481,6 +481,8 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``: one line and status 2 where it cannot do what is asked, 1 where a run fails."""
     reuse_memory()
+    if os.getcwd() not in sys.path:  # where a user's own classes are; a console script does not look there
+        sys.path.append(os.getcwd())
     with quiet_libraries(), run_folder_scope():
         arguments = list(sys.argv[1:] if args is None else args)
         if arguments == ["--version"]:

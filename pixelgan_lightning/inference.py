@@ -69,12 +69,22 @@ class Inference(pl.LightningModule):
 
     @inference
     def encode(self, x: Tensor) -> Tensor:
-        """Codes ``[B, code_dim]`` of images: the mode of ``q(z|x)``."""
+        """Codes ``[B, code_dim]`` of images: the mode of ``q(z|x)``.
+
+        Raises:
+            ConfigurationError: images of another shape, or none.
+        """
+        self._check_shape(x)
         return self.recognise(x)
 
     @inference
     def features(self, x: Tensor) -> Tensor:
-        """What the encoder hands to the posterior, ``[B, encoder.num_features]``: for probes, neighbours and plots."""
+        """What the encoder hands to the posterior, ``[B, encoder.num_features]``: for probes, neighbours and plots.
+
+        Raises:
+            ConfigurationError: images of another shape, or none.
+        """
+        self._check_shape(x)
         return self.encoder(x)
 
     @inference
@@ -88,8 +98,11 @@ class Inference(pl.LightningModule):
                 (:meth:`~pixelgan_lightning.augmentations.Augmentation.milder`).
 
         Raises:
-            ConfigurationError: the code is not categorical; views without an augmentation.
+            ConfigurationError: the code is not categorical; views without an augmentation, or less than 0; images of
+                another shape, or none.
         """
+        self._check_shape(x)
+        _require_integer("views", views, 0)
         if not views:
             return self.posterior.logits(self.encoder(x))
         if self.augmentation is None:
@@ -114,13 +127,17 @@ class Inference(pl.LightningModule):
             seed: the draws are a function of it; the global random stream is left alone.
             temperature: divides the logits of the pixels' distributions.
             known: pixels that are given; see :meth:`complete`.
+
+        Raises:
+            ConfigurationError: fewer than one image, codes of another shape, a temperature that is not positive.
         """
         generator = keyed_generator("sample", seed)
         if isinstance(codes, int):
+            _require_integer("codes", codes, 1)
             codes = self.prior.sample(codes, generator)
-        if codes.dim() != 2 or codes.shape[1] != self.prior.code_dim:
+        if codes.dim() != 2 or codes.shape[1] != self.prior.code_dim or not len(codes):
             raise ConfigurationError(
-                f"codes of shape {list(codes.shape)} are not usable: allowed is [N, {self.prior.code_dim}]"
+                f"codes of shape {list(codes.shape)} are not usable: allowed is [N, {self.prior.code_dim}], N >= 1"
             )
         if not temperature > 0:
             raise ConfigurationError(f"temperature={temperature} is not usable: allowed are values > 0")
@@ -145,7 +162,7 @@ class Inference(pl.LightningModule):
         """
         self._check(x)
         height = self.image_shape[1]
-        if not 0 <= rows <= height:
+        if not isinstance(rows, int) or not 0 <= rows <= height:
             raise ConfigurationError(f"rows={rows} is not usable: allowed are 0 to {height}")
         codes = self.encode(x) if codes is None else codes
         if len(codes) != len(x):
@@ -168,8 +185,10 @@ class Inference(pl.LightningModule):
                 None for B, K passes of all images.
 
         Raises:
-            ConfigurationError: the prior cannot be enumerated.
+            ConfigurationError: the prior cannot be enumerated; images of another shape, or none, or with values that
+                are no grey level.
         """
+        self._check(x)
         finite = self.prior.enumerate()
         if finite is None:
             raise ConfigurationError(
@@ -179,8 +198,7 @@ class Inference(pl.LightningModule):
         codes, log_weights = (t.to(x) for t in finite)
         if chunk_size is None:
             return torch.stack([self.reconstruct(x, code.repeat(len(x), 1)) for code in codes], 1) + log_weights
-        if chunk_size < 1:
-            raise ConfigurationError(f"chunk_size={chunk_size} is not usable: allowed are numbers >= 1")
+        _require_integer("chunk_size", chunk_size, 1)
         pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(codes))).to(x.device).view(-1, 2)
         parts = [self.reconstruct(x[image], codes[code]) for image, code in (p.T for p in pairs.split(chunk_size))]
         return torch.cat(parts).view(len(x), len(codes)) + log_weights
@@ -189,7 +207,7 @@ class Inference(pl.LightningModule):
         """The exact marginal ``log p(x) = logsumexp_k(log p(k) + log p(x|k))`` in nats per image, ``[B]``.
 
         Raises:
-            ConfigurationError: the prior cannot be enumerated.
+            ConfigurationError: as in :meth:`log_joint`.
         """
         return self.log_joint(x, chunk_size).logsumexp(1)
 
@@ -208,8 +226,10 @@ class Inference(pl.LightningModule):
             widen: factor on the standard deviation.
 
         Raises:
-            ConfigurationError: the posterior is not Gaussian, or the prior has no density.
+            ConfigurationError: the posterior is not Gaussian, or the prior has no density; images as in
+                :meth:`log_joint`.
         """
+        self._check(x)
         if not isinstance(self.posterior, GaussianPosterior):
             raise ConfigurationError(
                 f"posterior={type(self.posterior).__name__} gives no importance weights: allowed is GaussianPosterior"
@@ -242,13 +262,23 @@ class Inference(pl.LightningModule):
             chunk_size: see :meth:`log_joint`.
 
         Raises:
-            ConfigurationError: the prior cannot be enumerated.
+            ConfigurationError: as in :meth:`log_joint`.
         """
         return self.log_joint(x, chunk_size).log_softmax(1)
 
-    def _check(self, x: Tensor) -> None:
+    def _check_shape(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.image_shape:
             raise ConfigurationError(
                 f"images of shape {list(x.shape[1:])} are not usable: image_shape={list(self.image_shape)}"
             )
+        if not len(x):
+            raise ConfigurationError("a batch without images is not usable: allowed is one or more")
+
+    def _check(self, x: Tensor) -> None:
+        self._check_shape(x)
         self.likelihood.check(x)
+
+
+def _require_integer(name: str, value: int, minimum: int) -> None:
+    if not isinstance(value, int) or value < minimum:
+        raise ConfigurationError(f"{name}={value} is not usable: allowed are integers >= {minimum}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -79,9 +79,9 @@ class PixelGAN(FusedStep, Resumable):
         compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps). On a CPU
             in full precision the layers are written out by hand, which is faster, and stay as they are.
         seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
-        init_from: start from the weights in a checkpoint or exported folder, with fresh optimizers; layers of other
-            shapes keep their initial values (:func:`~pixelgan_lightning.weights.warm_start`). A checkpoint does not
-            remember it.
+        init_from: start from the weights in a checkpoint or exported folder, or of a model that ships with the package
+            (:func:`pixelgan_lightning.pretrained.names`), with fresh optimizers; layers of other shapes keep their
+            initial values (:func:`~pixelgan_lightning.weights.warm_start`). A checkpoint does not remember it.
 
     Raises:
         ConfigurationError: components that do not fit together, or values out of range.
@@ -176,11 +176,11 @@ class PixelGAN(FusedStep, Resumable):
         self.augmentation: Augmentation | None = None if augmentation is None else construct(augmentation, Augmentation)
         self.agree, self.neighbour_steps = agree, neighbour_steps
         optimizers = {
-            "reconstruction": _phase_optimizer(reconstruction),
-            "discriminating": _phase_optimizer(discriminating),
-            "generating": _phase_optimizer(generating),
-            "agreement": _phase_optimizer(agreement),
-            "classification": _phase_optimizer(classification),
+            "reconstruction": _phase_optimizer("reconstruction", reconstruction),
+            "discriminating": _phase_optimizer("discriminating", discriminating),
+            "generating": _phase_optimizer("generating", generating),
+            "agreement": _phase_optimizer("agreement", agreement),
+            "classification": _phase_optimizer("classification", classification),
         }
         self.save_hyperparameters(
             {
@@ -224,7 +224,8 @@ class PixelGAN(FusedStep, Resumable):
             self.decoder.compile()  # in place: the keys of the state dict stay as they are
         self._warm_started = init_from is not None
         if init_from is not None:
-            warm_start(self, init_from)
+            ships = init_from in pretrained.names() and not Path(init_from).exists()
+            warm_start(self, pretrained.folder(init_from) if ships else init_from)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -401,10 +402,13 @@ class PixelGAN(FusedStep, Resumable):
         self.log("step", float(self.global_step), sync_dist=True)
 
 
-def _phase_optimizer(given: PhaseOptimizer | dict[str, Any] | None) -> PhaseOptimizer:
+def _phase_optimizer(name: str, given: PhaseOptimizer | dict[str, Any] | None) -> PhaseOptimizer:
     if isinstance(given, PhaseOptimizer):
         return given
-    return PhaseOptimizer(**(given or {}))
+    given, known = given or {}, [field.name for field in fields(PhaseOptimizer)]
+    if not set(given) <= set(known):
+        raise ConfigurationError(f"{name}={given} is not usable: allowed are {', '.join(known)}")
+    return PhaseOptimizer(**given)
 
 
 __all__ = ["PHASES", "PixelGAN"]

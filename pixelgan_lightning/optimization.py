@@ -21,7 +21,8 @@ class PhaseOptimizer:
         lr: learning rate after the warm-up.
         betas: Adam's averaging coefficients.
         weight_decay: L2 penalty.
-        schedule: ``constant``; or ``cosine`` or ``linear`` down to ``final_lr_factor * lr`` at the last step.
+        schedule: ``constant``; or ``cosine`` or ``linear`` down to ``final_lr_factor * lr``, which the
+            step after the last would have.
         final_lr_factor: where a schedule ends.
         warmup_steps: batches over which the learning rate rises linearly from 0.
         clip_norm: largest gradient norm of the phase's parameters; None for no clipping.
@@ -39,6 +40,8 @@ class PhaseOptimizer:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
+        if len(self.betas) != 2:
+            raise ConfigurationError(f"betas={list(self.betas)} is not usable: allowed are two values in [0, 1)")
         self.betas = (self.betas[0], self.betas[1])  # YAML and checkpoints give a list
         if not self.lr > 0:
             raise ConfigurationError(f"lr={self.lr} is not usable: allowed are values > 0")

@@ -246,8 +246,10 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "steps": (lambda: Chain([]), r"steps=\[\] .* one or more"),
     "p": (lambda: RandomApply(RandomAffine(), p=1.5), "p=1.5 .* from 0 to 1"),
     "gain": (lambda: CategoricalPosterior(gain=0), "gain=0 .* > 0"),
+    "no_gain": (lambda: CategoricalPosterior(gain=math.nan), "gain=nan .* > 0"),
     "initial_scale": (lambda: GaussianPosterior(initial_scale=0), "initial_scale=0 .* > 0"),
     "code_noise": (lambda: MLPDiscriminator(code_noise=-0.1), "code_noise=-0.1 .* >= 0"),
+    "no_noise": (lambda: MLPDiscriminator(code_noise=math.nan), "code_noise=nan .* >= 0"),
     "channels": (lambda: ConvEncoder(channels=[8, 0]), r"channels=\[8, 0\] .* >= 1"),
     "num_features": (lambda: ConvEncoder(num_features=0), "num_features=0 .* >= 1"),
     "widths": (lambda: MLPDiscriminator(widths=(8, 0)), r"widths=\[8, 0\] .* >= 1"),
@@ -881,6 +883,16 @@ class TestRandomAffine:
         draws = torch.full((1, 6), 0.5).double()
         draws[:, 0] = 1.0
         assert_close(RandomAffine(degrees=90)(x, draws), x.rot90(1, (2, 3)), rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("shape", [(6, 14), (14, 6)], ids=str)
+    def test_sides_of_different_length_do_not_matter(self, shape: tuple[int, int]) -> None:
+        """A view of an image is the middle of the same view of the image in a black square."""
+        x, view = torch.rand(3, 1, *shape).double(), RandomAffine(degrees=80, translate=0)
+        draws = torch.rand(3, view.num_draws).double()
+        top, left = (14 - shape[0]) // 2, (14 - shape[1]) // 2
+        square = F.pad(x, (left, left, top, top))
+        middle = view(square, draws)[:, :, top : 14 - top, left : 14 - left]
+        assert_close(view(x, draws), middle, rtol=0, atol=1e-12)
 
     def test_the_border_may_go_on_outside(self) -> None:
         x = torch.rand(2, 1, 8, 8).double()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from test_model import CATEGORICAL, CLASSES, GAUSSIAN, around_phases, batches, close, fit, images, state, tiny
+from test_model import CATEGORICAL, CLASSES, GAUSSIAN, SHAPE, around_phases, batches, close, fit, images, state, tiny
 
 from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.posteriors import DeterministicPosterior, GaussianPosterior
 from pixelgan_lightning.priors import Gaussian, GaussianMixture, NoCode, SwissRoll
 from pixelgan_lightning.random import keyed_generator
@@ -42,6 +44,35 @@ class TestChunks:
     def test_of_no_size_are_refused(self) -> None:
         with pytest.raises(ConfigurationError, match=r"chunk_size=0 .* >= 1"):
             tiny().log_prob(images(1, 0), chunk_size=0)
+
+
+GREY = torch.full((1, *SHAPE), 0.3).double()
+UNUSABLE: dict[str, tuple[Callable[[PixelGAN], object], str]] = {
+    "levels": (lambda model: model.log_prob(GREY), "image value 0.3 .* {0, 1}"),
+    "levels_bayes": (lambda model: model.bayes_posterior(GREY), "image value 0.3 .* {0, 1}"),
+    "shape": (lambda model: model.log_prob(images(2, 0)[..., 1:]), r"shape .* image_shape="),
+    "shape_encode": (lambda model: model.encode(images(2, 0)[..., 1:]), r"shape .* image_shape="),
+    "shape_features": (lambda model: model.features(images(2, 0)[..., 1:]), r"shape .* image_shape="),
+    "shape_logits": (lambda model: model.category_logits(images(2, 0)[..., 1:]), r"shape .* image_shape="),
+    "no_images": (lambda model: model.encode(images(2, 0)[:0]), "without images .* one or more"),
+    "no_samples": (lambda model: model.sample(0), "codes=0 .* >= 1"),
+    "no_codes": (lambda model: model.sample(torch.zeros(0, CLASSES)), r"\[N, .*\], N >= 1"),
+    "views": (lambda model: model.category_logits(images(2, 0), views=-1), "views=-1 .* >= 0"),
+    "chunk_size": (lambda model: model.log_prob(images(1, 0), 2.5), "chunk_size=2.5 .* integers >= 1"),  # type: ignore[arg-type]
+    "rows": (lambda model: model.complete(images(1, 0), 1.5), "rows=1.5 .* allowed are 0 to"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_images_and_numbers(name: str) -> None:
+    call, message = UNUSABLE[name]
+    with pytest.raises(ConfigurationError, match=message):
+        call(tiny())
+
+
+def test_importance_sampling_takes_grey_levels_only() -> None:
+    with pytest.raises(ConfigurationError, match=r"image value 0.3 .* {0, 1}"):
+        tiny(**GAUSSIAN).importance_log_prob(GREY)
 
 
 class TestImportanceSampling:

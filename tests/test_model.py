@@ -816,6 +816,8 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "class_path": (lambda: tiny(prior={"class_path": "os.system"}), "'os.system' is not a subclass of Prior"),
     "lr": (lambda: PhaseOptimizer(lr=0), "lr=0 .* > 0"),
     "lr_in_dict": (lambda: tiny(generating={"lr": -1.0}), "lr=-1.0 .* > 0"),
+    "unknown_in_dict": (lambda: tiny(generating={"rate": 1.0}), r"generating={'rate': 1.0} .* allowed are lr, betas"),
+    "three_betas": (lambda: PhaseOptimizer(betas=(0.9, 0.9, 0.9)), r"betas=\[0.9, 0.9, 0.9\] .* two values"),  # type: ignore[arg-type]
     "schedule": (lambda: PhaseOptimizer(schedule="step"), "schedule='step' .* 'constant', 'cosine', 'linear'"),  # type: ignore[arg-type]
     "clip_norm": (lambda: PhaseOptimizer(clip_norm=0), "clip_norm=0 .* > 0 and null"),
     "warmup_steps": (lambda: PhaseOptimizer(warmup_steps=-1), "warmup_steps=-1 .* >= 0"),

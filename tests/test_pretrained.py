@@ -195,6 +195,17 @@ def test_nothing_in_common(checkpoint: Path) -> None:
         PixelGAN((1, 8, 8), init_from="none.ckpt")
 
 
+def test_a_model_that_ships_is_a_start() -> None:
+    shipped = PixelGAN.from_pretrained("mnist-clustering")
+    description = {**shipped.hparams, "init_from": "mnist-clustering"}
+    for name in ("latent_dim", "img_dim"):
+        del description[name]
+    model = PixelGAN(**description)
+    for name, value in shipped.state_dict().items():
+        if not name.startswith("discriminator"):
+            assert torch.equal(model.state_dict()[name], value), name
+
+
 def test_a_checkpoint_does_not_remember_where_it_started(checkpoint: Path) -> None:
     again = write_checkpoint(tiny_model(init_from=str(checkpoint)), Path("again.ckpt"))
     checkpoint.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_own_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # what the command line adds ends with the test
     (snippet,) = [block for block in PYTHON if "class Ring" in block]
     (tmp_path / "my_priors.py").write_text(snippet)
     (command,) = re.findall(r"pixelgan (fit .*my_priors.Ring)", README)
@@ -42,7 +43,7 @@ def test_own_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 def test_own_data_and_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     for snippet in PYTHON:
         if name := re.match(r"# (my_(?:data|callbacks)\.py)", snippet):
             (tmp_path / name[1]).write_text(snippet)

@@ -54,10 +54,11 @@ class RandomAffine(Augmentation):
     def forward(self, x: Tensor, draws: Tensor) -> Tensor:
         angle, log_sx, log_sy, shear, tx, ty = ((2 * draws - 1) * draws.new_tensor(self.ranges)).unbind(1)
         cos, sin, sx, sy = angle.cos(), angle.sin(), log_sx.exp(), log_sy.exp()
+        tall = x.shape[2] / x.shape[3]  # affine_grid's units are half a width and half a height, not a pixel
         # The inverse map, from places in the view to places in the image: rotation @ scale @ shear, then translation.
         rows = [
-            torch.stack([cos * sx, shear * cos * sx - sin * sy, tx], 1),
-            torch.stack([sin * sx, shear * sin * sx + cos * sy, ty], 1),
+            torch.stack([cos * sx, (shear * cos * sx - sin * sy) * tall, tx], 1),
+            torch.stack([sin * sx / tall, shear * sin * sx + cos * sy, ty], 1),
         ]
         grid = F.affine_grid(torch.stack(rows, 1).to(x), list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, padding_mode=self.outside, align_corners=False)

@@ -1,6 +1,6 @@
 """Sampling from a gated PixelCNN by a compiled loop over the pixels, several times as fast as PyTorch's operations.
 
-It needs numba (``pip install pixelgan-lightning[fast]``), a CPU, float32 or float64, and a likelihood that the loop
+It needs numba (the extra ``fast``), a CPU, float32 or float64, and a likelihood that the loop
 knows. The work is that of ``incremental.py``.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def why_not(decoder: GatedPixelCNN, z: Tensor) -> str | None:
     """Why the compiled loop cannot draw from this decoder, or None if it can."""
     if importlib.util.find_spec("numba") is None:
-        return "numba is not installed (pip install pixelgan-lightning[fast])"
+        return "numba is not installed (pip install numba)"
     if z.device.type != "cpu":
         return f"it runs on a CPU, not on device {z.device.type}"
     if z.dtype not in (torch.float32, torch.float64):

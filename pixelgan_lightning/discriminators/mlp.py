@@ -26,7 +26,7 @@ class MLPDiscriminator(Discriminator):
         super().__init__()
         if any(width < 1 for width in widths):
             raise ConfigurationError(f"widths={list(widths)} is not usable: allowed are numbers >= 1")
-        if code_noise < 0:
+        if not code_noise >= 0:
             raise ConfigurationError(f"code_noise={code_noise} is not usable: allowed are values >= 0")
         self.widths, self.code_noise = tuple(widths), code_noise
 

@@ -37,7 +37,7 @@ class CategoricalPosterior(Posterior):
         self, gain: float = 3.0, standardize: bool = True, straight_through: StraightThrough | None = None
     ) -> None:
         super().__init__()
-        if gain <= 0:
+        if not gain > 0:
             raise ConfigurationError(f"gain={gain} is not usable: allowed are values > 0")
         if straight_through not in (None, "argmax", "sample"):
             raise ConfigurationError(
