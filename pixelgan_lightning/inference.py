@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Concatenate, ParamSpec, TypeVar
 
 import pytorch_lightning as pl
@@ -132,9 +133,9 @@ class Inference(pl.LightningModule):
             ConfigurationError: fewer than one image, codes of another shape, a temperature that is not positive.
         """
         generator = keyed_generator("sample", seed)
-        if isinstance(codes, int):
+        if not isinstance(codes, Tensor):
             _require_integer("codes", codes, 1)
-            codes = self.prior.sample(codes, generator)
+            codes = self.prior.sample(int(codes), generator)
         if codes.dim() != 2 or codes.shape[1] != self.prior.code_dim or not len(codes):
             raise ConfigurationError(
                 f"codes of shape {list(codes.shape)} are not usable: allowed is [N, {self.prior.code_dim}], N >= 1"
@@ -162,7 +163,7 @@ class Inference(pl.LightningModule):
         """
         self._check(x)
         height = self.image_shape[1]
-        if not isinstance(rows, int) or not 0 <= rows <= height:
+        if not isinstance(rows, Integral) or not 0 <= rows <= height:
             raise ConfigurationError(f"rows={rows} is not usable: allowed are 0 to {height}")
         codes = self.encode(x) if codes is None else codes
         if len(codes) != len(x):
@@ -280,5 +281,5 @@ class Inference(pl.LightningModule):
 
 
 def _require_integer(name: str, value: int, minimum: int) -> None:
-    if not isinstance(value, int) or value < minimum:
+    if not isinstance(value, Integral) or value < minimum:
         raise ConfigurationError(f"{name}={value} is not usable: allowed are integers >= {minimum}")
