@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and the end of ``max_time`` end a run at the next batch boundary, with a checkpoint."""
+"""However a run ends, a checkpoint holds its last step: signals and the end of ``max_time`` at a batch boundary too."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from pixelgan_lightning.messages import say
+from pixelgan_lightning.resume import training_is_over
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -24,6 +25,10 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
 
     When the trainer's ``max_time`` is over (or that of a ``Timer``), the same happens after the batch. Lightning by
     itself would count the epoch that was cut short as a whole one, and a continued run would leave its rest out.
+    For the same reason a run that ``max_steps`` ends within an epoch is saved after its last batch. And a run whose end
+    no validation meets (``max_epochs`` is no multiple of ``check_val_every_n_epoch``) is saved after its last epoch:
+    ``ModelCheckpoint`` alone would keep what the last validation saw. Both are written by the trainer's
+    ``ModelCheckpoint`` callbacks, those with ``save_last``.
 
     Beside it Lightning adds no ``ModelCheckpoint`` of its own: name one for checkpoints without a signal.
 
@@ -59,6 +64,13 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
     ) -> None:
         self._stop_if_asked(trainer)
         self._stop_if_time_is_over(trainer)
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if training_is_over(trainer) and not progress.is_last_batch:
+            _save_end(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if training_is_over(trainer):
+            _save_end(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking and self._former:
@@ -112,6 +124,18 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
+
+
+def _save_end(trainer: pl.Trainer) -> None:
+    """Let each ``ModelCheckpoint`` save what it has not saved yet, before an average takes the place of the weights."""
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint) or callback._should_skip_saving_checkpoint(trainer):
+            continue
+        if callback.save_last:
+            metrics = callback._monitor_candidates(trainer)
+            if callback.monitor is None:
+                callback._save_topk_checkpoint(trainer, metrics)
+            callback._save_last_checkpoint(trainer, metrics)
 
 
 def _is_over(timer: Timer) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -67,12 +68,14 @@ class Resumable(ManualOptimization):
         self._watched.clear()
         sums = self._resumed.get("gradient_sums", {})
         self._gradient_sums = {name: [s.to(self.device) for s in total] for name, total in sums.items()}
+        begin_next_epoch(self.trainer)
         log_unfinished_business(self.trainer, self._resumed)
         remember_last_checkpoint(self.trainer)
         self._resumed = {}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._trained_steps = self.global_step
+        forget_last_checkpoint(self.trainer)
 
     def on_validation_start(self) -> None:
         self.require_finite()
@@ -191,6 +194,14 @@ def log_unfinished_business(trainer: pl.Trainer, stored: Mapping[str, Any]) -> N
             logger.save()
 
 
+def training_is_over(trainer: pl.Trainer) -> bool:
+    """Whether a fit trains no further batch: at its start, or at the end of a batch or an epoch."""
+    loop = trainer.fit_loop
+    steps_reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    epochs_reached = trainer.max_epochs not in (None, -1) and loop.epoch_progress.current.processed >= trainer.max_epochs
+    return steps_reached or epochs_reached or (trainer.should_stop and loop._can_stop_early)
+
+
 def remember_last_checkpoint(trainer: pl.Trainer) -> None:
     """Let a continued fit that has nothing left to train leave its checkpoint alone.
 
@@ -199,6 +210,25 @@ def remember_last_checkpoint(trainer: pl.Trainer) -> None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and not callback._last_checkpoint_saved:
             callback._last_checkpoint_saved = callback.last_model_path
+
+
+def forget_last_checkpoint(trainer: pl.Trainer) -> None:
+    """Once a continued fit has trained, its checkpoint is no longer that of the end."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback._last_global_step_saved == 0:
+            callback._last_checkpoint_saved = ""
+
+
+def begin_next_epoch(trainer: pl.Trainer) -> None:
+    """Let a fit with ``max_steps`` go on behind an epoch that its checkpoint has finished.
+
+    Lightning would take it up again within that epoch, where no batch is left, and count one more that trained nothing.
+    """
+    loop = trainer.fit_loop
+    if loop.restarted_on_epoch_end:
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the loop's own setter insists on True
+        loop.update_restart_stage()
+        loop.epoch_progress.increment_completed()
 
 
 def forget_cut_off_validation(trainer: pl.Trainer) -> None:
@@ -211,10 +241,13 @@ __all__ = [
     "DERIVED",
     "Resumable",
     "add_unfinished_business",
+    "begin_next_epoch",
     "forget_cut_off_validation",
+    "forget_last_checkpoint",
     "images_per_step",
     "log_unfinished_business",
     "remember_last_checkpoint",
     "require_same_model",
     "require_same_stream",
+    "training_is_over",
 ]

@@ -84,6 +84,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     # Lightning's default: a checkpoint after each validation.
     "validated": {"trainer": {**TRAINER, "callbacks": CALLBACKS}},
+    "seldom validated": {
+        "trainer": {**TRAINER, "max_epochs": 4, "check_val_every_n_epoch": 2, "callbacks": [*CALLBACKS, AVERAGE]}
+    },
 }
 
 
@@ -276,6 +279,31 @@ def test_a_run_killed_twice(complete: Callable[[str], Path]) -> None:
     assert load_step(Path("run")) == 3
     pixelgan(*again)
     assert_same_run(reference, Path("run"))
+
+
+@pytest.mark.parametrize("config", ["seldom validated", "validated", "unlabelled"])
+def test_a_run_in_parts_equals_the_run_in_one(config: str, complete: Callable[[str], Path]) -> None:
+    """Parts that end within an epoch, at the end of one, and there with or without a validation."""
+    trainer = CONFIGS[config]["trainer"]
+    first: list[object] = fit_arguments(config)
+    for steps in (1, 2, 3, 4):
+        pixelgan(*first, "--run_dir", "run", "--trainer.max_steps", steps)
+        assert load_step(Path("run")) == steps
+        first = ["fit", "--ckpt_path", "last"]
+    for n in range(2, trainer["max_epochs"] + 1):
+        pixelgan(*first, "--run_dir", "run", "--trainer.max_steps", -1, "--trainer.max_epochs", n)
+        assert load_step(Path("run")) == trainer["limit_train_batches"] * n
+    reference = complete(config)
+    for picture in pictures(Path("run")).keys() - pictures(reference).keys():  # each part ends with one of its own
+        Path("run/images", picture).unlink()
+    assert_same_run(reference, Path("run"))
+
+
+def test_a_finished_run_leaves_its_checkpoint_alone() -> None:
+    pixelgan(*fit_arguments("seldom validated"), "--run_dir", "run", "--trainer.max_epochs", 3)
+    before = {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
+    pixelgan("fit", "--run_dir", "run", "--ckpt_path", "last")
+    assert {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()} == before
 
 
 def stopped(number: signal.Signals, method: str, when: Callable[[PixelGAN], bool]) -> int:
