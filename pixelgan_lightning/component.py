@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+from numbers import Integral, Real
 from typing import Any, Self, TypeVar
 
 from torch import nn
@@ -38,18 +39,40 @@ class Component(nn.Module):
 
     def describe(self) -> Description:
         """The class path and constructor arguments, in plain containers (nested components are described too)."""
-        path = f"{type(self).__module__}.{type(self).__qualname__}"
-        return {"class_path": path, "init_args": {k: _plain(v) for k, v in self._init_args.items()}}
+        cls = type(self)
+        if "." in cls.__qualname__:
+            raise ConfigurationError(
+                f"{cls.__name__} is defined inside of {cls.__qualname__.rpartition('.')[0]}, where a checkpoint could "
+                "not find it again: allowed are classes at the top of a module"
+            )
+        parameters = inspect.signature(cls.__init__).parameters
+        for name in self._init_args:
+            if name in parameters and parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+                raise ConfigurationError(
+                    f"*{name} of {cls.__name__} is not usable: allowed are arguments with names, to be stored"
+                )
+        init_args = {k: _plain(v, f"{k} of {cls.__name__}") for k, v in self._init_args.items()}
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, what: str) -> Any:
+    """What a checkpoint can hold without holding code."""
     if isinstance(value, Component):
         return value.describe()
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v, what) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
+        return [_plain(v, what) for v in value]
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise ConfigurationError(
+        f"{what}={value!r} is not usable: a checkpoint could not hold it; allowed are numbers, strings, true, false, "
+        "null, lists and dictionaries of them, and components"
+    )
 
 
 def construct(what: C | Description, base: type[C]) -> C:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -37,8 +38,15 @@ class ManualOptimization(pl.LightningModule):
         """Refuse what Lightning takes without a word and does not do in manual optimization.
 
         Raises:
-            ConfigurationError: checkpoints by time.
+            ConfigurationError: checkpoints by time; DDP that waits for gradients that a phase does not give.
         """
+        strategy = self.trainer.strategy
+        waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
+        if stage == "fit" and waits:
+            raise ConfigurationError(
+                "strategy=ddp is not usable: each phase gives gradients to its own parameters only; allowed is "
+                "strategy=ddp_find_unused_parameters_true (--config configs/trainer/ddp.yaml)"
+            )
         for callback in self.trainer.checkpoint_callbacks:
             interval = getattr(callback, "_train_time_interval", None)
             if stage == "fit" and interval is not None:

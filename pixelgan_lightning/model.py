@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -15,17 +17,19 @@ from torch import Tensor
 from pixelgan_lightning import pretrained
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.component import Description, construct
+from pixelgan_lightning.contracts import require_contracts, require_normalization, require_number
 from pixelgan_lightning.decoders import Decoder, GatedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.fused import FusedStep
+from pixelgan_lightning.inference import inference
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.phases import Batch
 from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.priors import Categorical, Prior
-from pixelgan_lightning.random import RowDraws
+from pixelgan_lightning.random import RowDraws, keyed_seed
 from pixelgan_lightning.resume import Resumable
 from pixelgan_lightning.weights import build, read_folder, warm_start
 
@@ -164,6 +168,7 @@ class PixelGAN(FusedStep, Resumable):
         self.label_aware = label_aware
         self.seed = seed
         self.prior: Prior = construct(Categorical(10) if prior is None else prior, Prior)
+        require_number("prior", self.prior, "code_dim", 0)
         self.posterior: Posterior = construct(
             self.prior.default_posterior() if posterior is None else posterior, Posterior
         )
@@ -176,11 +181,11 @@ class PixelGAN(FusedStep, Resumable):
         self.augmentation: Augmentation | None = None if augmentation is None else construct(augmentation, Augmentation)
         self.agree, self.neighbour_steps = agree, neighbour_steps
         optimizers = {
-            "reconstruction": _phase_optimizer("reconstruction", reconstruction),
-            "discriminating": _phase_optimizer("discriminating", discriminating),
-            "generating": _phase_optimizer("generating", generating),
-            "agreement": _phase_optimizer("agreement", agreement),
-            "classification": _phase_optimizer("classification", classification),
+            "reconstruction": phase_optimizer("reconstruction", reconstruction),
+            "discriminating": phase_optimizer("discriminating", discriminating),
+            "generating": phase_optimizer("generating", generating),
+            "agreement": phase_optimizer("agreement", agreement),
+            "classification": phase_optimizer("classification", classification),
         }
         self.save_hyperparameters(
             {
@@ -209,6 +214,7 @@ class PixelGAN(FusedStep, Resumable):
         if step == "fused":
             self._require_fusable()
         self.encoder.build(self.image_shape)
+        require_number("encoder", self.encoder, "num_features", 1)
         self.posterior.build(self.encoder.num_features, self.prior)
         self.decoder.build(self.image_shape, self.prior.code_dim, self.likelihood)
         # Without a code nothing is discriminated; with labels, they and "unknown" come beside the code.
@@ -220,6 +226,9 @@ class PixelGAN(FusedStep, Resumable):
             )
         if agree or label_warmup_steps:
             self._require_categories()
+        for name, component in self.named_children():
+            require_normalization(name, component)  # type: ignore[arg-type]
+        require_contracts(self)
         if compile_decoder:
             self.decoder.compile()  # in place: the keys of the state dict stay as they are
         self._warm_started = init_from is not None
@@ -241,8 +250,13 @@ class PixelGAN(FusedStep, Resumable):
         return build(cls, read_folder(pretrained.folder(name)), f"pretrained={name}")
 
     def _require_categories(self) -> None:
-        if self.prior.num_categories is None or type(self.posterior).logits is Posterior.logits:
+        if type(self.posterior).logits is Posterior.logits:
             self.posterior.logits(torch.empty(0))  # says why it cannot
+        if self.prior.num_categories is None:
+            raise ConfigurationError(
+                f"prior={type(self.prior).__name__} with num_categories=None is not usable with agree, labels or "
+                "label_warmup_steps: allowed are priors over categories"
+            )
 
     def _with_category(self, z: Tensor, one_hot: Tensor) -> Tensor:
         where = self.prior.category_slice
@@ -253,6 +267,8 @@ class PixelGAN(FusedStep, Resumable):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """The phases of section 2: one after the other, each with what the one before has written, or fused."""
         step = self.global_step
+        # Nothing here draws from the global stream; a component from elsewhere may (dropout), and is to be resumable.
+        torch.manual_seed(keyed_seed(self.seed, step, "global stream", self.global_rank))
         phases = self._phases_of(batch)
         draws = RowDraws(self.seed, step, rank=self.global_rank, world_size=self.trainer.world_size)
         with self._one_step_per_batch():
@@ -317,6 +333,13 @@ class PixelGAN(FusedStep, Resumable):
                 f"data, whose images have levels={levels}: allowed are likelihoods with as many (Bernoulli has 2, "
                 "CategoricalLevels any number) or, with binarization=threshold, data with 2"
             )
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            for name, optimizer in self.phase_optimizers.items():
+                if optimizer.schedule != "constant":
+                    raise ConfigurationError(
+                        f"schedule={optimizer.schedule!r} of the {name} phase is not usable without an end: allowed "
+                        "are max_epochs or max_steps, and 'constant'"
+                    )
         labels = getattr(data, "num_labelled", None)
         if hasattr(data, "num_labelled") and not labels:
             for name in ("label_aware", "label_warmup_steps"):
@@ -352,11 +375,27 @@ class PixelGAN(FusedStep, Resumable):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch
+            self._require_form(batch)
             self._check(batch["unlabelled"]["image"])
             if self.global_step < self.neighbour_steps and "neighbour" not in batch["unlabelled"]:
                 raise ConfigurationError(
                     f"neighbour_steps={self.neighbour_steps} is not usable with data without neighbours: allowed are "
                     "data modules with neighbours >= 1"
+                )
+
+    def _require_form(self, batch: Any) -> None:
+        """What any data module has to hand out, those that this package knows nothing of too."""
+        unlabelled = batch.get("unlabelled") if isinstance(batch, Mapping) else None
+        if not isinstance(unlabelled, Mapping) or "image" not in unlabelled:
+            raise ConfigurationError(
+                f"training batches of type {type(batch).__name__} are not usable: allowed are "
+                '{"unlabelled": {"image": [B, C, H, W]}}, with labels also {"labelled": {"image": ..., "label": ...}}'
+            )
+        for name in ("label_aware", "label_warmup_steps"):
+            if getattr(self, name) and "labelled" not in batch:
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)} is not usable with batches without labels: allowed are batches with "
+                    '{"labelled": {"image": ..., "label": ...}}'
                 )
 
     # ----------------------------------------------------------------------------------------------- the evaluation
@@ -369,6 +408,11 @@ class PixelGAN(FusedStep, Resumable):
 
     def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
         """Log the reconstruction, ``-E[log p(x|z)]`` in nats per image given the code: no likelihood of the image."""
+        if not isinstance(batch, Mapping) or "image" not in batch:
+            raise ConfigurationError(
+                f"evaluation batches of type {type(batch).__name__} are not usable: allowed are "
+                '{"image": [B, C, H, W], "label": [B], "index": [B]}'
+            )
         x = batch["image"]
         if batch_idx == 0:
             self._check(x)
@@ -376,18 +420,25 @@ class PixelGAN(FusedStep, Resumable):
         # Lightning averages the number of images over processes, and would cut an integer: 13 images on two are 6 each.
         number: Any = float(len(x))
         log = functools.partial(self.log, on_epoch=True, sync_dist=True, batch_size=number)
-        log(f"{split}/reconstruction", -self.reconstruct(x, z).mean(), prog_bar=True)
+        given_code = self.reconstruct(x, z)
+        log(f"{split}/reconstruction", -given_code.mean(), prog_bar=True)
         if self.prior.num_categories is not None:
             category = z[:, self.prior.category_slice or slice(None)]
             one_hot = F.one_hot(category.argmax(1), self.prior.num_categories).to(z)
-            log(f"{split}/reconstruction_one_hot", -self.reconstruct(x, self._with_category(z, one_hot)).mean())
+            if not torch.equal(one_hot, category):  # a straight-through posterior gives one-hot codes by itself
+                given_code = self.reconstruct(x, self._with_category(z, one_hot))
+            log(f"{split}/reconstruction_one_hot", -given_code.mean())
 
+    @inference
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Index, label and code of every image; category and ``q(y|x)`` of it where the code is categorical."""
         x = batch["image"]
-        row = {"index": batch["index"], "label": batch["label"], "code": self.encode(x)}
-        if self.prior.num_categories is not None:  # a one-hot code does not tell the probability
-            row["probability"], row["category"] = self.category_logits(x).softmax(1).max(1)
+        row = {"index": batch["index"], "label": batch["label"]}
+        if self.prior.num_categories is None:
+            return {**row, "code": self.encode(x)}
+        features = self.features(x)
+        row["code"] = self.posterior(features)  # where it is one-hot it does not tell the probability
+        row["probability"], row["category"] = self.posterior.logits(features).softmax(1).max(1)
         return row
 
     def on_validation_epoch_end(self) -> None:
@@ -402,13 +453,21 @@ class PixelGAN(FusedStep, Resumable):
         self.log("step", float(self.global_step), sync_dist=True)
 
 
-def _phase_optimizer(name: str, given: PhaseOptimizer | dict[str, Any] | None) -> PhaseOptimizer:
+def phase_optimizer(name: str, given: PhaseOptimizer | dict[str, Any] | None) -> PhaseOptimizer:
+    """The optimizer of one phase.
+
+    Raises:
+        ConfigurationError: an argument unknown or out of range, which then has ``name`` before it.
+    """
     if isinstance(given, PhaseOptimizer):
         return given
     given, known = given or {}, [field.name for field in fields(PhaseOptimizer)]
     if not set(given) <= set(known):
         raise ConfigurationError(f"{name}={given} is not usable: allowed are {', '.join(known)}")
-    return PhaseOptimizer(**given)
+    try:
+        return PhaseOptimizer(**given)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}.{error}") from None
 
 
 __all__ = ["PHASES", "PixelGAN"]

@@ -76,6 +76,31 @@ class BatchNorm(nn.Module):
         return y.to(x.dtype)
 
 
+def convert_batch_norm(module: nn.Module) -> nn.Module:
+    """``module`` with a :class:`BatchNorm` in place of every ``nn.BatchNorm1d``, ``2d`` and ``3d``, weights included.
+
+    For networks from elsewhere as encoders, as ``nn.SyncBatchNorm.convert_sync_batchnorm`` does for other trainers.
+    In evaluation, and in training on one process, it computes what it did before.
+
+    Raises:
+        ConfigurationError: a layer without running statistics, or with a cumulative average of them.
+    """
+    for name, layer in module.named_children():
+        module.add_module(name, convert_batch_norm(layer))
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module
+    if module.momentum is None or module.running_mean is None or module.running_var is None:
+        raise ConfigurationError(
+            f"{module} is not usable: allowed are track_running_stats=True and a momentum that is a number"
+        )
+    converted = BatchNorm(module.num_features, module.affine, module.momentum, module.eps)
+    missing = converted.load_state_dict(
+        {key: value for key, value in module.state_dict().items() if key != "num_batches_tracked"}
+    )
+    assert not any(missing)
+    return converted.to(module.running_mean.device).train(module.training)
+
+
 class _SumOverProcesses(torch.autograd.Function):
     """Each process's loss depends on the sum, so the gradient of a summand is the sum of all processes' gradients."""
 

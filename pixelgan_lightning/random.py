@@ -16,10 +16,14 @@ from torch import Tensor
 Key = int | str
 
 
+def keyed_seed(*key: Key) -> int:
+    """A number below 2**63 that depends on nothing but ``key`` (also across machines and Python versions)."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
+
+
 def keyed_generator(*key: Key) -> torch.Generator:
-    """A CPU generator whose state depends on nothing but ``key`` (also across machines and Python versions)."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    """A CPU generator that starts from :func:`keyed_seed`."""
+    return torch.Generator().manual_seed(keyed_seed(*key))
 
 
 class RowDraws:

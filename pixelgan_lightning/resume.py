@@ -198,7 +198,9 @@ def training_is_over(trainer: pl.Trainer) -> bool:
     """Whether a fit trains no further batch: at its start, or at the end of a batch or an epoch."""
     loop = trainer.fit_loop
     steps_reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    epochs_reached = trainer.max_epochs not in (None, -1) and loop.epoch_progress.current.processed >= trainer.max_epochs
+    epochs_reached = (
+        trainer.max_epochs not in (None, -1) and loop.epoch_progress.current.processed >= trainer.max_epochs
+    )
     return steps_reached or epochs_reached or (trainer.should_stop and loop._can_stop_early)
 
 

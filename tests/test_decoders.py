@@ -66,7 +66,7 @@ DECODERS: dict[str, Decoder] = {
     "first_kernel7": gated(first_kernel=7, layers=1, bias="location_dependent"),
     "dilated": gated(dilations=(1, 2)),
     "dilated_kernel5": gated(kernel=5, dilations=(2, 1), bias="location_dependent"),
-    "no_layers": gated(layers=0),
+    "no_layers": gated(layers=0, condition="input_layer"),
     "one_layer": gated(layers=1),
     "input_layer": gated(condition="input_layer"),
     "input_layer_map": gated(condition="input_layer", bias="location_dependent"),
@@ -209,7 +209,7 @@ class TestCode:
         response = one - other
         assert (response[1:] - response[:-1]).abs().min() > 1e-6
 
-    @pytest.mark.parametrize("name", [name for name in DECODERS if name != "no_layers"])
+    @pytest.mark.parametrize("name", DECODERS)
     def test_every_entry_of_the_code_reaches_every_pixel(self, name: str) -> None:
         shape = (3, 3, 5)
         reached = torch.zeros((), dtype=torch.bool)

@@ -287,13 +287,6 @@ class TestPhases:
         assert before
         assert not any(torch.equal(state(model)[name], value) for name, value in before.items())
 
-    def test_label_warmup_without_labels_is_none(self) -> None:
-        model = tiny(label_warmup_steps=2)
-        seen = []
-        around_phases(model, lambda phase, run: (run(), seen.append(phase))[0])
-        fit(model, batches(1, labelled=False))
-        assert seen == list(PHASES[:4])
-
     def test_a_loss_that_is_not_finite_stops_the_training(self) -> None:
         model = tiny()
         with torch.no_grad():
@@ -804,7 +797,7 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "agree_without_categories": (
         lambda: tiny(**PLANES, agree=True, augmentation=RandomAffine()),
-        "posterior=DeterministicPosterior has no categories",
+        "prior=ProductPrior with num_categories=None is not usable with agree, labels",
     ),
     "image_shape": (lambda: tiny(image_shape=(28, 28)), r"image_shape=\[28, 28\] .* three numbers >= 1"),
     "empty_image": (lambda: tiny(image_shape=(1, 0, 4)), r"image_shape=\[1, 0, 4\] .* three numbers >= 1"),
@@ -854,7 +847,7 @@ def unlabelled(x: Tensor) -> dict[str, Any]:
     [
         ({}, {"levels": 5}, "likelihood=Bernoulli with levels=2 .* levels=5"),
         (GAUSSIAN, {"num_labelled": 3}, "posterior=GaussianPosterior has no categories"),
-        (PLANES, {"num_labelled": 3}, "posterior=DeterministicPosterior has no categories"),
+        (PLANES, {"num_labelled": 3}, "prior=ProductPrior with num_categories=None is not usable with agree, labels"),
         ({"num_classes": 5}, {"num_labelled": 5}, "num_categories=3 .* >= 5"),
         ({}, {"batch": unlabelled(torch.zeros(2, 1, 4, 5))}, r"images of shape \[1, 4, 5\] .* image_shape=\[1, 4, 4\]"),
         ({}, {"batch": unlabelled(torch.full((2, 1, 4, 4), 0.3))}, "image value 0.3 .* levels=2"),

@@ -127,7 +127,7 @@ class GatedPixelCNN(Decoder):
             network turns the code into a map of ``map_channels`` channels, which enters through a 1x1 convolution;
             right for a code that says where things are.
         map_channels: channels of that map.
-        condition: ``every_layer``: the code enters every gated layer (with 0 layers it is not used).
+        condition: ``every_layer``: the code enters every gated layer, of which there has to be one.
             ``input_layer``: it is added to the input layer's output and nowhere else.
         sampler: ``incremental``: PyTorch's operations, for everything. ``compiled``: a loop compiled by numba, several
             times as fast, on CPUs, for Bernoulli and CategoricalLevels; it compiles once, some ten seconds. ``auto``:
@@ -135,7 +135,7 @@ class GatedPixelCNN(Decoder):
 
     Raises:
         ConfigurationError: even or too small kernels, other numbers below 1, ``dilations`` of the wrong length; when
-            sampling, ``sampler="compiled"`` where that is not possible.
+            built, a code that would enter 0 layers; when sampling, ``sampler="compiled"`` where that is not possible.
     """
 
     def __init__(
@@ -182,6 +182,11 @@ class GatedPixelCNN(Decoder):
 
     def build(self, image_shape: tuple[int, int, int], code_dim: int, likelihood: Likelihood) -> Self:
         colours, height, width = image_shape
+        if code_dim and not self.num_layers and self.condition == "every_layer":
+            raise ConfigurationError(
+                "layers=0 with condition='every_layer' is not usable: no layer would use the code; allowed are layers "
+                ">= 1, condition='input_layer' and a prior without a code"
+            )
         self.image_shape, self.likelihood = image_shape, likelihood
         reach = self.first_kernel // 2
         self.first_vertical = nn.Conv2d(colours, self.channels, (reach, self.first_kernel))

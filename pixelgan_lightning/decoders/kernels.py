@@ -118,7 +118,6 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
     """The compiled loop for decoders of so many channels; ``exact``: tanh of the C library (for float64)."""
     c, n = channels, 2 * channels
 
-    @numba.njit(cache=True, **_options)
     def draw(x, u, given, images, sizes, reaches, dilations, first, layers, head, temperature, lambert):  # type: ignore[no-untyped-def]
         """Fill ``x`` ``[B, H, W, colours]``; the other arrays are those of ``compiled.py``."""
         begin, end, height, width, colours, levels, per_value = sizes
@@ -269,4 +268,7 @@ def image_loop(channels: int, exact: bool) -> Callable[..., None]:
                             to = (first_reach + column) * colours + colour
                             image[b, first_reach + row, to] = value + value - lambert[6]
 
-    return draw
+    try:
+        return numba.njit(cache=True, **_options)(draw)
+    except RuntimeError:  # no folder to keep the compiled code in: a read-only installation of a user without a home
+        return numba.njit(**_options)(draw)

@@ -42,6 +42,8 @@ class ProductPosterior(Posterior):
             )
         for posterior, factor in zip(self.parts(), factors, strict=True):
             posterior.build(num_features, factor)
+        # Where no factor has categories, any: it says so.
+        self._categories = next((i for i, factor in enumerate(factors) if factor.num_categories is not None), 0)
         self.noise_dim = sum(posterior.noise_dim for posterior in self.parts())
         return self
 
@@ -50,15 +52,10 @@ class ProductPosterior(Posterior):
         return [posterior for posterior in self.posteriors if isinstance(posterior, Posterior)]
 
     def logits(self, features: Tensor) -> Tensor:
-        return self._categorical().logits(features)
+        return self.parts()[self._categories].logits(features)
 
     def reorder(self, order: Tensor) -> None:
-        self._categorical().reorder(order)
-
-    def _categorical(self) -> Posterior:
-        """The factor that has categories; where none has, any, which says so."""
-        parts = self.parts()
-        return next((part for part in parts if type(part).logits is not Posterior.logits), parts[0])
+        self.parts()[self._categories].reorder(order)
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         parts = self.parts()

@@ -69,7 +69,8 @@ class Prior(Component):
         return None
 
     def default_posterior(self) -> Posterior:
-        """The posterior to use when the user names none."""
-        from pixelgan_lightning.posteriors import DeterministicPosterior
+        """The posterior to use when the user names none: over the categories, where the code is nothing else."""
+        from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior
 
-        return DeterministicPosterior()
+        categorical = self.num_categories is not None and self.num_categories == self.code_dim
+        return CategoricalPosterior() if categorical else DeterministicPosterior()

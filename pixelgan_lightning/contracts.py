@@ -1,0 +1,116 @@
+"""Whether the components of a model keep the contracts of their families: looked at before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from pixelgan_lightning.component import Component
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.inference import inference
+from pixelgan_lightning.normalization import BatchNorm
+
+if TYPE_CHECKING:
+    from pixelgan_lightning.model import PixelGAN
+
+PACKAGE = "pixelgan_lightning."
+
+
+def require_number(name: str, component: Component, attribute: str, least: int) -> None:
+    """Refuse a component without a number that others are built for.
+
+    Raises:
+        ConfigurationError: ``attribute`` is missing, or no integer from ``least``.
+    """
+    value = getattr(component, attribute, None)
+    if not isinstance(value, Integral) or value < least:
+        raise ConfigurationError(
+            f"{name}={type(component).__name__} with {attribute}={value} is not usable: allowed are numbers >= {least}"
+        )
+
+
+def require_normalization(name: str, component: Component) -> None:
+    """Refuse layers that make images depend on each other in a way that phases and processes do not share.
+
+    Raises:
+        ConfigurationError: batch normalisation by PyTorch; in a decoder any over space or batch.
+    """
+    for layer in component.modules():
+        if name == "decoder" and isinstance(layer, _NormBase | BatchNorm):
+            raise ConfigurationError(
+                f"decoder={type(component).__name__} with {type(layer).__name__} is not usable: it lets a pixel see "
+                "later pixels or other images; allowed are layers without statistics over space or batch"
+            )
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ConfigurationError(
+                f"{name}={type(component).__name__} with {type(layer).__name__} is not usable: every phase would move "
+                "its running statistics; allowed is pixelgan_lightning.normalization.BatchNorm (convert_batch_norm)"
+            )
+
+
+@inference
+def require_contracts(model: PixelGAN) -> None:
+    """Let two black images through components that are not of this package, and look at every shape.
+
+    Raises:
+        ConfigurationError: a component fails, or returns something of another shape; it is named.
+    """
+    if all(type(component).__module__.startswith(PACKAGE) for component in model.children()):
+        return
+    n, d = 2, model.prior.code_dim
+    x = torch.zeros(n, *model.image_shape)
+    with torch.random.fork_rng(devices=[]):  # a component may draw from the global stream
+        generator = torch.Generator().manual_seed(0)
+        if d:
+            with _shape("prior", model.prior, "sample(2, generator)", (n, d)) as see:
+                see(model.prior.sample(n, generator))
+            with _shape("encoder", model.encoder, "features", (n, model.encoder.num_features)) as see:
+                features = see(model.encoder(x))
+            with _shape("posterior", model.posterior, "code", (n, d)) as see:
+                see(model.posterior(features, torch.zeros(n, model.posterior.noise_dim)))
+                z = see(model.posterior(features))
+            extra = (model.num_classes or 0) + 1 if model.label_aware else 0
+            with _shape("discriminator", model.discriminator, "logits", (n,)) as see:
+                see(model.discriminator(torch.cat([z, z.new_zeros(n, extra)], 1)))
+        else:
+            z = x.new_zeros(n, 0)
+        parameters = (n, model.likelihood.params_per_pixel(x.shape[1]), *x.shape[2:])
+        with _shape("decoder", model.decoder, "parameters", parameters) as see:
+            params = see(model.decoder(x, z))
+        with _shape("likelihood", model.likelihood, "log_prob, one number for each image,", (n,)) as see:
+            see(model.likelihood.log_prob(params, x))
+
+
+class _See:
+    """Looks at the shape of a tensor and hands it on."""
+
+    def __init__(self, refuse: str, shape: tuple[int, ...]) -> None:
+        self.refuse, self.shape = refuse, shape
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        if found != self.shape:
+            raise ConfigurationError(f"{self.refuse} of shape {found} for two images: allowed is {self.shape}")
+        return tensor
+
+
+@contextmanager
+def _shape(name: str, component: Component, what: str, shape: tuple[int, ...]) -> Iterator[_See]:
+    called = f"{name}={type(component).__name__}"
+    try:
+        yield _See(f"{called} returns {what}", shape)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"{called} is not usable: its {what} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+__all__ = ["require_contracts", "require_normalization", "require_number"]
