@@ -6,7 +6,9 @@ checkpoint brings the configuration of its run along, and unusable values end in
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -40,7 +42,7 @@ from pixelgan_lightning.likelihoods import Likelihood
 from pixelgan_lightning.loggers import RunWandbLogger
 from pixelgan_lightning.memory import reuse_memory
 from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
-from pixelgan_lightning.model import PixelGAN
+from pixelgan_lightning.model import PixelGAN, phase_optimizer
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.precision import require_usable_precision
@@ -73,7 +75,10 @@ AT_RUNTIME = ("seed", "compile_decoder", "init_from")  # model arguments that a 
 
 
 class Parser(LightningArgumentParser):
-    """Says in one line what is wrong with an argument."""
+    """Says in one line what is wrong with an argument, and takes options by their whole names only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser inside a parser, whose caller reports
@@ -188,7 +193,7 @@ class PixelGANCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """The model is what the checkpoint says it is; what the user says otherwise is named and not used."""
+        """The model is that of the checkpoint: ``fit`` refuses what is said otherwise, other commands name it."""
         _require_class_first(args)
         args = _with_packaged_configs(args)
         _require_yaml(args)
@@ -223,7 +228,14 @@ class PixelGANCLI(LightningCLI):
         decided.compile_decoder, decided.seed = given.model.compile_decoder, given.model.seed
         if _option(args, "--model.init_from") is None:  # the run's configuration says how it began
             given.model.init_from = None
-        for key, mine, theirs in _differences(given.model.as_dict(), decided.as_dict(), "model"):
+        differences = _differences(given.model.as_dict(), decided.as_dict(), "model")
+        if command == "fit" and differences:
+            key, mine, theirs = differences[0]
+            raise ConfigurationError(
+                f"{key}={mine!r} does not continue a run with {theirs!r}: allowed is the same (for a new run from its "
+                "weights --model.init_from in place of --ckpt_path)"
+            )
+        for key, mine, theirs in differences:
             say(f"{key}: {mine!r} is not used, the checkpoint has {theirs!r}")
         given.model, given.ckpt_path = decided, str(path)
 
@@ -243,6 +255,7 @@ class PixelGANCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         require_usable_precision(config.trainer)
+        _require_settings_of_phases(config)
         given = config.clone()
         for key in ("run_dir", "ckpt_path", "config"):
             given.pop(key, None)
@@ -270,7 +283,7 @@ class PixelGANCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             say(f"run folder: {self.run_dir}")
-        if self.subcommand != "fit" and not self._stored:
+        if self.subcommand != "fit" and not self._stored and self.config[self.subcommand].model.init_from is None:
             say(f"{self.subcommand} without --ckpt_path: the model has its initial weights")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -298,7 +311,7 @@ class PixelGANCLI(LightningCLI):
 
     def after_fit(self) -> None:
         last = self.run_dir / CHECKPOINTS / "last.ckpt"
-        if last.exists():
+        if last.exists() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             say(f"next: pixelgan test --ckpt_path {last}")
 
     def after_test(self) -> None:
@@ -376,8 +389,25 @@ def _forget_former_class(_: Any, former: Any, value: Any) -> None:
         and "init_args" in former
         and not _same_class(former["class_path"], value["class_path"])
     ):
+        taken, of_former = (_parameters(path) for path in (value["class_path"], former["class_path"]))
         for name in list(former["init_args"].keys()):
-            former["init_args"].pop(name)
+            dropped = former["init_args"].pop(name)
+            if name in taken and dropped != of_former[name]:
+                names = [path.rpartition(".")[2] for path in (former["class_path"], value["class_path"])]
+                _say_once(f"{name}={dropped!r} of {names[0]} does not carry over to {names[1]}")
+
+
+def _parameters(class_path: str) -> dict[str, Any]:
+    """Arguments of a class and of those that it hands them on to, with their defaults."""
+    module, _, name = class_path.rpartition(".")
+    bases = reversed(getattr(importlib.import_module(module), name).__mro__)
+    return {k: p.default for base in bases for k, p in inspect.signature(base.__init__).parameters.items()}
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Arguments are parsed several times; and standard output may be that of ``--print_config``."""
+    print(line, file=sys.stderr)
 
 
 _all_subclass_paths = jsonargparse._typehints.get_all_subclass_paths
@@ -418,6 +448,24 @@ def _option(args: Sequence[str], *names: str) -> str | None:
         if name in names:
             value = after if equals else (args[i + 1] if i + 1 < len(args) else None)
     return value
+
+
+def _require_settings_of_phases(config: Any) -> None:
+    """What each phase has of its own: Lightning's message would say to switch to automatic optimization.
+
+    Raises:
+        ConfigurationError: one of Lightning's settings for all, or a phase's value out of range.
+    """
+    instead = {
+        "gradient_clip_val": "model.<phase>.clip_norm, for example --model.reconstruction.clip_norm",
+        "gradient_clip_algorithm": "model.<phase>.clip_norm",
+        "accumulate_grad_batches": "model.accumulate_batches",
+    }
+    for name, other in instead.items():
+        if config.trainer[name] != inspect.signature(pl.Trainer).parameters[name].default:
+            raise ConfigurationError(f"trainer.{name}={config.trainer[name]} is not usable: allowed is {other}")
+    for name in OPTIMIZERS:
+        phase_optimizer(f"model.{name}", config.model[name].as_dict())
 
 
 def _require_yaml(args: Sequence[str]) -> None:
@@ -481,6 +529,7 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``: one line and status 2 where it cannot do what is asked, 1 where a run fails."""
     reuse_memory()
+    _say_once.cache_clear()
     if os.getcwd() not in sys.path:  # where a user's own classes are; a console script does not look there
         sys.path.append(os.getcwd())
     with quiet_libraries(), run_folder_scope():
@@ -489,6 +538,9 @@ def main(args: Sequence[str] | None = None) -> None:
             print(__version__)
             return
         try:
+            known = [*LightningCLI.subcommands(), *commands.COMMANDS]
+            if arguments and arguments[0] not in known and not arguments[0].startswith("-"):
+                raise ConfigurationError(f"command={arguments[0]} is not usable: allowed are {', '.join(known)}")
             if arguments and arguments[0] in commands.COMMANDS:
                 commands.main(arguments)
             else:

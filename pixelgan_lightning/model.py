@@ -333,13 +333,6 @@ class PixelGAN(FusedStep, Resumable):
                 f"data, whose images have levels={levels}: allowed are likelihoods with as many (Bernoulli has 2, "
                 "CategoricalLevels any number) or, with binarization=threshold, data with 2"
             )
-        if math.isinf(self.trainer.estimated_stepping_batches):
-            for name, optimizer in self.phase_optimizers.items():
-                if optimizer.schedule != "constant":
-                    raise ConfigurationError(
-                        f"schedule={optimizer.schedule!r} of the {name} phase is not usable without an end: allowed "
-                        "are max_epochs or max_steps, and 'constant'"
-                    )
         labels = getattr(data, "num_labelled", None)
         if hasattr(data, "num_labelled") and not labels:
             for name in ("label_aware", "label_warmup_steps"):
@@ -375,6 +368,7 @@ class PixelGAN(FusedStep, Resumable):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch
+            self._require_end()
             self._require_form(batch)
             self._check(batch["unlabelled"]["image"])
             if self.global_step < self.neighbour_steps and "neighbour" not in batch["unlabelled"]:
@@ -382,6 +376,16 @@ class PixelGAN(FusedStep, Resumable):
                     f"neighbour_steps={self.neighbour_steps} is not usable with data without neighbours: allowed are "
                     "data modules with neighbours >= 1"
                 )
+
+    def _require_end(self) -> None:
+        """A schedule falls over the whole run."""
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            for name, optimizer in self.phase_optimizers.items():
+                if optimizer.schedule != "constant":
+                    raise ConfigurationError(
+                        f"schedule={optimizer.schedule!r} of the {name} phase is not usable without an end: allowed "
+                        "are max_epochs or max_steps, and 'constant'"
+                    )
 
     def _require_form(self, batch: Any) -> None:
         """What any data module has to hand out, those that this package knows nothing of too."""

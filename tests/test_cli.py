@@ -240,6 +240,14 @@ def test_the_checkpoint_decides_about_the_model(run: Path, capsys: pytest.Captur
     assert sum("is not used" in line for line in said) == 3
 
 
+def test_a_continued_run_has_the_model_that_it_had(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = ["fit", "--run_dir", run, "--ckpt_path", "last", "--trainer.max_epochs", 2]
+    line = refused(capsys, *again, "--model.reconstruction.lr", "1e-4")
+    assert "model.reconstruction.lr=0.0001 does not continue a run with 0.001" in line
+    assert "--model.init_from" in line
+    pixelgan(*again, "--model.reconstruction.lr", "1e-3", "--config", SMALL, "--trainer.max_epochs", 2)
+
+
 def test_the_checkpoint_decides_against_another_configuration(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = results(run)
     content = yaml.safe_load(Path(SMALL).read_text())
@@ -319,6 +327,8 @@ def test_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "initial weights" not in capsys.readouterr().out
     pixelgan("validate", "--config", SMALL)
     assert "validate without --ckpt_path: the model has its initial weights" in capsys.readouterr().out
+    pixelgan("validate", "--config", SMALL, "--model.init_from", last(run))
+    assert "initial weights" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------------------ predict
@@ -410,12 +420,15 @@ def test_overfitting_sees_the_same_batches_again(record: Record) -> None:
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
-def test_fast_dev_run_leaves_no_files(command: str, run: Path, record: Record) -> None:
+def test_fast_dev_run_leaves_no_files(
+    command: str, run: Path, record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = files(Path())
     model = FIT if command == "fit" else ["test", "--ckpt_path", last(run)]
     pixelgan(*model, "--trainer.fast_dev_run", "true")
     assert record.order == (["train", "val"] if command == "fit" else ["test"])
     assert files(Path()) == before
+    assert "next:" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -485,13 +498,16 @@ BERNOULLI = ["--model.likelihood", "Bernoulli"]
         (["--model.size", "5"], ["--model.size"]),
         (["--model.prior.num_categories", "1"], ["num_categories=1", ">= 2"]),
         (["--model.prior.num_categories", "many"], ["model.prior.num_categories=many", "int"]),
-        (["--model.reconstruction.lr", "-1"], ["lr=-1.0", "allowed are values > 0"]),
+        (["--model.reconstruction.lr", "-1"], ["model.reconstruction.lr=-1.0", "allowed are values > 0"]),
+        (["--model.generating.betas", "[0.5,1.5]"], ["model.generating.betas=[0.5, 1.5]", "[0, 1)"]),
         (["--model.reconstruction.lr", "fast"], ["model.reconstruction.lr=fast", "float"]),
         (["--model.reconstruction.schedule", "steep"], ["model.reconstruction.schedule=steep", "cosine"]),
         (["--model.accumulate_batches", "0"], ["accumulate_batches=0", ">= 1"]),
         (["--trainer.max_epochs", "many"], ["trainer.max_epochs=many", "int"]),
         (["--trainer.accelerator", "abacus"], ["abacus"]),
-        (["--trainer.gradient_clip_val", "1"], ["gradient_clip_val", "manual"]),
+        (["--trainer.gradient_clip_val", "1"], ["gradient_clip_val=1 ", "model.reconstruction.clip_norm"]),
+        (["--trainer.accumulate_grad_batches", "2"], ["accumulate_grad_batches=2", "model.accumulate_batches"]),
+        (["--trainer.max_step", "4"], ["unrecognized", "--trainer.max_step 4"]),
         (["--data.batch_size", "5", "--data", "MNISTDataModule"], ["--data.batch_size", "--data", "class first"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["--colour", "red"], ["--colour red"]),
@@ -504,6 +520,25 @@ def test_unusable_arguments(arguments: list[str], expected: list[str], capsys: p
     for part in expected:
         assert part in line
     assert len(line) < 300
+
+
+def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = "fit, validate, test, predict, sample, complete, compare, export, report"
+    assert refused(capsys, "train") == f"command=train is not usable: allowed are {commands}"
+
+
+def test_options_are_not_abbreviated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--ckpt" in refused(capsys, "test", "--ckpt", last(run))
+
+
+def test_what_a_class_leaves_behind_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what the new class would take, and what somebody has set."""
+    with pytest.raises(SystemExit):
+        pixelgan(*FIT, "--data", "MNISTDataModule", "--data.download=false", "--model.decoder", "ConvDecoder")
+    assert [line for line in capsys.readouterr().err.splitlines() if "carry over" in line] == [
+        "batch_size=32 of DigitsDataModule does not carry over to MNISTDataModule",
+        "channels=4 of GatedPixelCNN does not carry over to ConvDecoder",
+    ]
 
 
 @pytest.mark.parametrize(
