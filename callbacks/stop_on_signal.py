@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from pixelgan_lightning.messages import say
-from pixelgan_lightning.resume import training_is_over
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -65,11 +64,11 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
         self._stop_if_asked(trainer)
         self._stop_if_time_is_over(trainer)
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        if training_is_over(trainer) and not progress.is_last_batch:
+        if _training_is_over(trainer) and not progress.is_last_batch:
             _save_end(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if training_is_over(trainer):
+        if _training_is_over(trainer):
             _save_end(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -124,6 +123,15 @@ class StopOnSignal(Checkpoint):  # Lightning runs callbacks of this class last, 
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
+
+
+def _training_is_over(trainer: pl.Trainer) -> bool:
+    """At the end of a batch or an epoch: whether it was the last."""
+    loop = trainer.fit_loop
+    steps_reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    epochs: Any = loop.epoch_progress.current  # its processed is, unlike completed, right in on_train_epoch_end too
+    epochs_reached = trainer.max_epochs not in (None, -1) and epochs.processed >= trainer.max_epochs
+    return steps_reached or epochs_reached or (trainer.should_stop and loop._can_stop_early)
 
 
 def _save_end(trainer: pl.Trainer) -> None:

@@ -194,16 +194,6 @@ def log_unfinished_business(trainer: pl.Trainer, stored: Mapping[str, Any]) -> N
             logger.save()
 
 
-def training_is_over(trainer: pl.Trainer) -> bool:
-    """Whether a fit trains no further batch: at its start, or at the end of a batch or an epoch."""
-    loop = trainer.fit_loop
-    steps_reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    epochs_reached = (
-        trainer.max_epochs not in (None, -1) and loop.epoch_progress.current.processed >= trainer.max_epochs
-    )
-    return steps_reached or epochs_reached or (trainer.should_stop and loop._can_stop_early)
-
-
 def remember_last_checkpoint(trainer: pl.Trainer) -> None:
     """Let a continued fit that has nothing left to train leave its checkpoint alone.
 
@@ -251,5 +241,4 @@ __all__ = [
     "remember_last_checkpoint",
     "require_same_model",
     "require_same_stream",
-    "training_is_over",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torchvision
+from commandline import pixelgan
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -236,6 +239,18 @@ class TestConvertedBatchNorm:
         for layer in (nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3, track_running_stats=False)):
             with pytest.raises(ConfigurationError, match=r"BatchNorm2d.* is not usable"):
                 convert_batch_norm(nn.Sequential(layer))
+
+
+def test_the_documented_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    text = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    (snippet,) = re.findall(r"```python\n(# my_encoders.py\n.*?)```", text, flags=re.DOTALL)
+    Path("my_encoders.py").write_text(snippet)
+    (command,) = re.findall(r"pixelgan (fit .*my_encoders.ResNet)", text)
+    pixelgan(*command.split(), "--trainer.max_steps", 1, "--trainer.limit_val_batches", 0, "--run_dir", "run")
+    loaded = PixelGAN.load_from_checkpoint("run/checkpoints/last.ckpt")
+    assert loaded.features(torch.zeros(2, *SHAPE)).shape == (2, 256)
 
 
 # ------------------------------------------------------------------------------------------------------------- training
