@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any, Self, TypeVar
 
@@ -38,7 +39,13 @@ class Component(nn.Module):
         return self
 
     def describe(self) -> Description:
-        """The class path and constructor arguments, in plain containers (nested components are described too)."""
+        """The class path and constructor arguments, in plain containers (nested components are described too).
+
+        Defaults are among them: what a later version makes of a checkpoint does not depend on its defaults.
+
+        Raises:
+            ConfigurationError: a checkpoint could not hold an argument, or find the class again.
+        """
         cls = type(self)
         if "." in cls.__qualname__:
             raise ConfigurationError(
@@ -51,7 +58,12 @@ class Component(nn.Module):
                 raise ConfigurationError(
                     f"*{name} of {cls.__name__} is not usable: allowed are arguments with names, to be stored"
                 )
-        init_args = {k: _plain(v, f"{k} of {cls.__name__}") for k, v in self._init_args.items()}
+        init_args = {}
+        for name, parameter in parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                with suppress(ConfigurationError):  # a default that is code stays where it is
+                    init_args[name] = _plain(parameter.default, name)
+        init_args |= {k: _plain(v, f"{k} of {cls.__name__}") for k, v in self._init_args.items()}
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
 
 

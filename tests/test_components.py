@@ -174,10 +174,10 @@ def assert_same_settings(one: Component, other: Component) -> None:
 
 
 class TestConstruct:
-    def test_description_names_the_arguments_that_were_given(self) -> None:
+    def test_description_names_given_arguments_and_defaults(self) -> None:
         assert ConvEncoder([8], norm="none").describe() == {
             "class_path": "pixelgan_lightning.encoders.conv.ConvEncoder",
-            "init_args": {"channels": [8], "norm": "none"},
+            "init_args": {"channels": [8], "num_features": 256, "norm": "none", "strides": None},
         }
 
     def test_an_instance_is_left_alone_when_its_copy_is_built(self) -> None:

@@ -32,6 +32,7 @@ from pixelgan_lightning.normalization import BatchNorm, convert_batch_norm
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior
 from pixelgan_lightning.priors import Categorical, Gaussian, Prior, ProductPrior
+from pixelgan_lightning.resume import DERIVED
 
 SHAPE = (1, 8, 8)
 pytestmark = [
@@ -72,6 +73,12 @@ class Short(Flat):
         super().build(image_shape)
         self.num_features = 7
         return self
+
+
+class Bent(Flat):
+    def __init__(self, bend: Any = torch.tanh, scale: float = 2.0) -> None:
+        super().__init__()
+        self.bend, self.scale = bend, scale
 
 
 class Starred(Flat):
@@ -196,6 +203,12 @@ def test_numbers_of_numpy_are_stored_as_numbers() -> None:
     stored = Flat(net=[np.int64(7)], dropout=np.float64(0.5), norm=True).describe()["init_args"]
     assert stored == {"net": [7], "dropout": 0.5, "norm": True}
     assert [type(value) for value in (*stored["net"], stored["dropout"], stored["norm"])] == [int, float, bool]
+
+
+def test_a_default_that_is_code_stays_where_it_is() -> None:
+    made = model(encoder=Bent())
+    assert made.hparams["encoder"]["init_args"] == {"scale": 2.0}
+    assert PixelGAN(**{k: v for k, v in made.hparams.items() if k not in DERIVED}).encoder.bend is torch.tanh
 
 
 def test_a_prior_over_categories_suggests_their_posterior() -> None:
