@@ -44,7 +44,8 @@ class PixelGAN(FusedStep, Resumable):
     information term, the marginal KL replaced by a discriminator (section 2 of the paper).
 
     Images are float tensors ``[B, C, H, W]`` in [0, 1] (see :class:`~pixelgan_lightning.likelihoods.Likelihood`).
-    Components are given as instances or as ``{"class_path", "init_args"}``; they are copied, never shared.
+    Components are given as instances or as ``{"class_path", "init_args"}``; they are copied, never shared, and built
+    anew: weights come by ``init_from``.
 
     Args:
         image_shape: ``(C, H, W)``. The command line takes it from the data.

@@ -65,7 +65,9 @@ def test_probabilities_of_all_images_sum_to_one(
     likelihood: Likelihood, shape: tuple[int, int, int], bias: str, layers: int
 ) -> None:
     torch.manual_seed(0)
-    decoder = GatedPixelCNN(channels=6, layers=layers, first_kernel=3, bias=bias).build(shape, 2, likelihood).double()  # type: ignore[arg-type]
+    condition = "every_layer" if layers else "input_layer"
+    decoder = GatedPixelCNN(6, layers, first_kernel=3, bias=bias, condition=condition)  # type: ignore[arg-type]
+    decoder = decoder.build(shape, 2, likelihood).double()
     for p in decoder.parameters():
         p *= 2
     images = all_images(shape, likelihood.levels)
