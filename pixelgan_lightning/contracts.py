@@ -1,11 +1,11 @@
-"""Whether the components of a model keep the contracts of their families: looked at before any training."""
+"""Whether components and batches keep the contracts of this package: looked at before any training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,43 @@ def require_contracts(model: PixelGAN) -> None:
             see(model.likelihood.log_prob(params, x))
 
 
+def require_training_batch(batch: Any, needs: Mapping[str, Any]) -> None:
+    """Refuse batches of another form than the package's data modules hand out.
+
+    Args:
+        batch: the first of a training.
+        needs: arguments of the model, by name, that need labels where they are true.
+
+    Raises:
+        ConfigurationError: no unlabelled images, or no labelled ones where these are needed.
+    """
+    unlabelled = batch.get("unlabelled") if isinstance(batch, Mapping) else None
+    if not isinstance(unlabelled, Mapping) or "image" not in unlabelled:
+        raise ConfigurationError(
+            f"training batches of type {type(batch).__name__} are not usable: allowed are "
+            '{"unlabelled": {"image": [B, C, H, W]}}, with labels also {"labelled": {"image": ..., "label": ...}}'
+        )
+    for name, value in needs.items():
+        if value and "labelled" not in batch:
+            raise ConfigurationError(
+                f"{name}={value} is not usable with batches without labels: allowed are batches with "
+                '{"labelled": {"image": ..., "label": ...}}'
+            )
+
+
+def require_evaluation_batch(batch: Any) -> None:
+    """Refuse batches of another form than the package's data modules hand out.
+
+    Raises:
+        ConfigurationError: no images by name.
+    """
+    if not isinstance(batch, Mapping) or "image" not in batch:
+        raise ConfigurationError(
+            f"evaluation batches of type {type(batch).__name__} are not usable: allowed are "
+            '{"image": [B, C, H, W], "label": [B], "index": [B]}'
+        )
+
+
 class _See:
     """Looks at the shape of a tensor and hands it on."""
 
@@ -113,4 +150,10 @@ def _shape(name: str, component: Component, what: str, shape: tuple[int, ...]) -
         ) from error
 
 
-__all__ = ["require_contracts", "require_normalization", "require_number"]
+__all__ = [
+    "require_contracts",
+    "require_evaluation_batch",
+    "require_normalization",
+    "require_number",
+    "require_training_batch",
+]

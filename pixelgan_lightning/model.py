@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -17,7 +16,13 @@ from torch import Tensor
 from pixelgan_lightning import pretrained
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.component import Description, construct
-from pixelgan_lightning.contracts import require_contracts, require_normalization, require_number
+from pixelgan_lightning.contracts import (
+    require_contracts,
+    require_evaluation_batch,
+    require_normalization,
+    require_number,
+    require_training_batch,
+)
 from pixelgan_lightning.decoders import Decoder, GatedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
@@ -370,7 +375,8 @@ class PixelGAN(FusedStep, Resumable):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch
             self._require_end()
-            self._require_form(batch)
+            needs = {name: getattr(self, name) for name in ("label_aware", "label_warmup_steps")}
+            require_training_batch(batch, needs)
             self._check(batch["unlabelled"]["image"])
             if self.global_step < self.neighbour_steps and "neighbour" not in batch["unlabelled"]:
                 raise ConfigurationError(
@@ -388,21 +394,6 @@ class PixelGAN(FusedStep, Resumable):
                         "are max_epochs or max_steps, and 'constant'"
                     )
 
-    def _require_form(self, batch: Any) -> None:
-        """What any data module has to hand out, those that this package knows nothing of too."""
-        unlabelled = batch.get("unlabelled") if isinstance(batch, Mapping) else None
-        if not isinstance(unlabelled, Mapping) or "image" not in unlabelled:
-            raise ConfigurationError(
-                f"training batches of type {type(batch).__name__} are not usable: allowed are "
-                '{"unlabelled": {"image": [B, C, H, W]}}, with labels also {"labelled": {"image": ..., "label": ...}}'
-            )
-        for name in ("label_aware", "label_warmup_steps"):
-            if getattr(self, name) and "labelled" not in batch:
-                raise ConfigurationError(
-                    f"{name}={getattr(self, name)} is not usable with batches without labels: allowed are batches with "
-                    '{"labelled": {"image": ..., "label": ...}}'
-                )
-
     # ----------------------------------------------------------------------------------------------- the evaluation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -413,14 +404,10 @@ class PixelGAN(FusedStep, Resumable):
 
     def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> None:
         """Log the reconstruction, ``-E[log p(x|z)]`` in nats per image given the code: no likelihood of the image."""
-        if not isinstance(batch, Mapping) or "image" not in batch:
-            raise ConfigurationError(
-                f"evaluation batches of type {type(batch).__name__} are not usable: allowed are "
-                '{"image": [B, C, H, W], "label": [B], "index": [B]}'
-            )
-        x = batch["image"]
         if batch_idx == 0:
-            self._check(x)
+            require_evaluation_batch(batch)
+            self._check(batch["image"])
+        x = batch["image"]
         z = self.recognise(x)
         # Lightning averages the number of images over processes, and would cut an integer: 13 images on two are 6 each.
         number: Any = float(len(x))
