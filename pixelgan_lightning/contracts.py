@@ -73,8 +73,9 @@ def require_contracts(model: PixelGAN) -> None:
             with _shape("encoder", model.encoder, "features", (n, model.encoder.num_features)) as see:
                 features = see(model.encoder(x))
             with _shape("posterior", model.posterior, "code", (n, d)) as see:
-                see(model.posterior(features, torch.zeros(n, model.posterior.noise_dim)))
                 z = see(model.posterior(features))
+                if model.posterior.noise_dim:
+                    see(model.posterior(features, torch.zeros(n, model.posterior.noise_dim)))
             extra = (model.num_classes or 0) + 1 if model.label_aware else 0
             with _shape("discriminator", model.discriminator, "logits", (n,)) as see:
                 see(model.discriminator(torch.cat([z, z.new_zeros(n, extra)], 1)))
