@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -67,25 +66,43 @@ def require_contracts(model: PixelGAN) -> None:
     x = torch.zeros(n, *model.image_shape)
     with torch.random.fork_rng(devices=[]):  # a component may draw from the global stream
         generator = torch.Generator().manual_seed(0)
+        z = x.new_zeros(n, 0)
         if d:
-            with _shape("prior", model.prior, "sample(2, generator)", (n, d)) as see:
-                see(model.prior.sample(n, generator))
-            with _shape("encoder", model.encoder, "features", (n, model.encoder.num_features)) as see:
-                features = see(model.encoder(x))
-            with _shape("posterior", model.posterior, "code", (n, d)) as see:
-                z = see(model.posterior(features))
-                if model.posterior.noise_dim:
-                    see(model.posterior(features, torch.zeros(n, model.posterior.noise_dim)))
-            extra = (model.num_classes or 0) + 1 if model.label_aware else 0
-            with _shape("discriminator", model.discriminator, "logits", (n,)) as see:
-                see(model.discriminator(torch.cat([z, z.new_zeros(n, extra)], 1)))
-        else:
-            z = x.new_zeros(n, 0)
-        parameters = (n, model.likelihood.params_per_pixel(x.shape[1]), *x.shape[2:])
-        with _shape("decoder", model.decoder, "parameters", parameters) as see:
-            params = see(model.decoder(x, z))
-        with _shape("likelihood", model.likelihood, "log_prob, one number for each image,", (n,)) as see:
-            see(model.likelihood.log_prob(params, x))
+            encoder, posterior = model.encoder, model.posterior
+            _look("prior", model.prior, "sample(2, generator)", (n, d), lambda: model.prior.sample(n, generator))
+            features = _look("encoder", encoder, "features", (n, encoder.num_features), lambda: encoder(x))
+            z = _look("posterior", posterior, "code", (n, d), lambda: posterior(features))
+            if posterior.noise_dim:
+                noise = torch.zeros(n, posterior.noise_dim)
+                _look("posterior", posterior, "code", (n, d), lambda: posterior(features, noise))
+            labels = z.new_zeros(n, (model.num_classes or 0) + 1 if model.label_aware else 0)
+            _look(
+                "discriminator",
+                model.discriminator,
+                "logits",
+                (n,),
+                lambda: model.discriminator(torch.cat([z, labels], 1)),
+            )
+        shape = (n, model.likelihood.params_per_pixel(x.shape[1]), *x.shape[2:])
+        params = _look("decoder", model.decoder, "parameters", shape, lambda: model.decoder(x, z))
+        what = "log_prob, one number for each image,"
+        _look("likelihood", model.likelihood, what, (n,), lambda: model.likelihood.log_prob(params, x))
+
+
+def _look(name: str, component: Component, what: str, shape: tuple[int, ...], call: Callable[[], Tensor]) -> Tensor:
+    """What ``call`` returns, if it is a tensor of this shape."""
+    called = f"{name}={type(component).__name__}"
+    try:
+        tensor = call()
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        failed = f"its {what} failed: {type(error).__name__}: {error}"
+        raise ConfigurationError(f"{called} is not usable: {failed}") from error
+    found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+    if found != shape:
+        raise ConfigurationError(f"{called} returns {what} of shape {found} for two images: allowed is {shape}")
+    return tensor
 
 
 def require_training_batch(batch: Any, needs: Mapping[str, Any]) -> None:
@@ -123,32 +140,6 @@ def require_evaluation_batch(batch: Any) -> None:
             f"evaluation batches of type {type(batch).__name__} are not usable: allowed are "
             '{"image": [B, C, H, W], "label": [B], "index": [B]}'
         )
-
-
-class _See:
-    """Looks at the shape of a tensor and hands it on."""
-
-    def __init__(self, refuse: str, shape: tuple[int, ...]) -> None:
-        self.refuse, self.shape = refuse, shape
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-        if found != self.shape:
-            raise ConfigurationError(f"{self.refuse} of shape {found} for two images: allowed is {self.shape}")
-        return tensor
-
-
-@contextmanager
-def _shape(name: str, component: Component, what: str, shape: tuple[int, ...]) -> Iterator[_See]:
-    called = f"{name}={type(component).__name__}"
-    try:
-        yield _See(f"{called} returns {what}", shape)
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        raise ConfigurationError(
-            f"{called} is not usable: its {what} failed: {type(error).__name__}: {error}"
-        ) from error
 
 
 __all__ = [

@@ -159,10 +159,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "encoder=Flat with BatchNorm1d is not usable: .*convert_batch_norm",
     ),
     "a decoder that normalises": ({"decoder": Normalised([4])}, "decoder=Normalised with InstanceNorm2d is not usable"),
-    "categories without logits": (
-        {"prior": Gaussian(2), "posterior": CategoricalPosterior()},
-        "posterior=CategoricalPosterior does not fit prior=Gaussian",
-    ),
     "a code that enters nothing": ({"decoder": GatedPixelCNN(layers=0)}, "layers=0 with condition='every_layer'"),
     "an optimizer's argument": ({"generating": {"lr": -1.0}}, "generating.lr=-1.0 is not usable"),
 }
