@@ -17,6 +17,7 @@ import torch
 import yaml
 from commandline import SMALL, load_step, pixelgan, refused
 from processes import KILLED, kill_this_process, start, start_ranks, wait
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from pixelgan_lightning import PixelGAN, checkpoint_io
@@ -304,6 +305,20 @@ def test_a_finished_run_leaves_its_checkpoint_alone() -> None:
     before = {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
     pixelgan("fit", "--run_dir", "run", "--ckpt_path", "last")
     assert {path: path.read_bytes() for path in Path("run/checkpoints").iterdir()} == before
+
+
+def test_without_the_command_line_a_continued_run_is_saved_too() -> None:
+    """Lightning alone saves at the end only what it has not saved before; a continuation has, before it began."""
+    data = DigitsDataModule(binarization="threshold", batch_size=32)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    last = None
+    for steps in (2, 4):
+        model = PixelGAN(data.image_shape, encoder=ConvEncoder([4], 8), decoder=GatedPixelCNN(4, 1, first_kernel=3))
+        save = ModelCheckpoint("run/checkpoints", save_last=True, enable_version_counter=False)
+        trainer = pl.Trainer(max_steps=steps, check_val_every_n_epoch=10, callbacks=[save], accelerator="cpu", **quiet)
+        trainer.fit(model, data, ckpt_path=last)
+        last = "run/checkpoints/last.ckpt"
+        assert load_step(Path("run")) == steps
 
 
 def stopped(number: signal.Signals, method: str, when: Callable[[PixelGAN], bool]) -> int:
