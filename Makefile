@@ -5,7 +5,7 @@ RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 MATRIX ?= 3.11-oldest 3.11-newest 3.12-newest 3.13-newest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test matrix lint bench wheel docs clean
+.PHONY: help setup demo test matrix lint bench results wheel docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -45,6 +45,9 @@ lint: setup ## check style, formatting and types
 
 bench: setup ## measure speed against the machine's limits: benchmarks/results.json, docs/benchmarks.md
 	$(BIN)/python benchmarks/benchmark.py
+
+results: setup ## write the tables of RESULTS.md, README.md and docs/ from results/
+	$(BIN)/python results/pages.py
 
 wheel: setup ## build the wheel into dist/
 	@rm -rf build/lib dist
