@@ -80,6 +80,8 @@ class ImageDataModule(LightningDataModule):
     """Labels are ``0..num_classes-1``, and -1 where the label of an image is unknown; None: no image has a label."""
     native_levels: int
     """Number of levels in the files, at most 256."""
+    class_names: tuple[str, ...] | None = None
+    """What the labels ``0..num_classes-1`` stand for, to be shown to people; None where nothing is known."""
 
     predict_split_names: tuple[Split, ...] = ("train", "val", "test")
     """The splits that :meth:`predict_dataloader` returns loaders for, in this order."""
@@ -167,6 +169,10 @@ class ImageDataModule(LightningDataModule):
             ConfigurationError: the file is too small for the split asked for.
         """
         raise NotImplementedError
+
+    def image_name(self, source: Source, row: int) -> str | None:
+        """What the image in ``row`` of a source is called, a file name as a rule; None where it has no name."""
+        return None
 
     # --- splits -----------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class DigitsDataModule(ImageDataModule):
 
     image_shape = (1, 8, 8)
     num_classes = 10
+    class_names = tuple("0123456789")
     native_levels = 17
 
     def __init__(self, *, split_seed: int = 0, **kwargs: Any) -> None:

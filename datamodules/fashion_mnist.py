@@ -8,9 +8,22 @@ from pixelgan_lightning.datamodules.mnist import MNISTDataModule
 class FashionMNISTDataModule(MNISTDataModule):
     """Fashion-MNIST: images 1x28x28 of 256 grey levels, 10 classes of clothes.
 
-    The classes are t-shirt, trousers, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot. Arguments, files
-    (in ``FashionMNIST/raw``) and splits are those of :class:`~pixelgan_lightning.datamodules.mnist.MNISTDataModule`.
+    Arguments, files (in ``FashionMNIST/raw``) and splits are those of
+    :class:`~pixelgan_lightning.datamodules.mnist.MNISTDataModule`.
     """
+
+    class_names = (
+        "t-shirt",
+        "trousers",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )
 
     torchvision_name = "FashionMNIST"
     url = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"  # torchvision's is http

@@ -86,6 +86,9 @@ class ImageTensorDataModule(ImageDataModule):
         self._training = self._read("train_path", train_path)
         self.image_shape = tuple(self._training.images.shape[1:])  # type: ignore[assignment]
         self.num_classes = _number_of_classes("train_path", train_path, self._training.labels)
+        if self.num_classes is not None:
+            numbers = map(str, range(self.num_classes))
+            self.class_names = tuple(self._classes) or tuple(numbers)
         if test_path is None:
             self.predict_split_names = ("train", "val")
         elif not Path(test_path).exists():  # it is read only when needed; this much is said before training

@@ -48,6 +48,7 @@ class MNISTDataModule(ImageDataModule):
     """
 
     num_classes = 10
+    class_names = tuple("0123456789")
     native_levels = 256
     torchvision_name: ClassVar[str] = "MNIST"
     """The class of ``torchvision.datasets`` that knows the checksums of the files, and their folder."""

@@ -80,6 +80,7 @@ class NORBDataModule(ImageDataModule):
     """
 
     num_classes = 5
+    class_names = ("animal", "human", "airplane", "truck", "car")
     native_levels = 256
 
     def __init__(

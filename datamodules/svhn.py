@@ -54,6 +54,7 @@ class SVHNDataModule(ImageDataModule):
     """
 
     num_classes = 10
+    class_names = tuple("0123456789")
     native_levels = 256
 
     def __init__(

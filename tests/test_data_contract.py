@@ -112,6 +112,16 @@ def test_training_and_validation_cut_the_file(make: Maker) -> None:
     assert module.split_hash == again.split_hash
 
 
+def test_every_class_has_a_name(make: Maker) -> None:
+    """And rows may have names: files of the user's, None for the rows of a published file."""
+    module = ready(make)
+    assert module.class_names is not None
+    assert len(set(module.class_names)) == module.num_classes
+    for source in ("train", "test"):
+        names = [module.image_name(source, row) for row in range(3)]
+        assert names == [None] * 3 or len(set(names)) == 3
+
+
 def test_labelled_images_are_balanced_known_and_for_training(make: Maker) -> None:
     module = labelled(make)
     rows = module.labelled_indices
