@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
-from pixelgan_lightning import __version__, commands
+from pixelgan_lightning import commands
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable, StopOnSignal
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
@@ -58,6 +58,7 @@ from pixelgan_lightning.run_folder import (
     run_folder_scope,
     run_of,
 )
+from pixelgan_lightning.version import __version__
 from pixelgan_lightning.weights import read_checkpoint
 
 COMPONENTS = {

@@ -32,7 +32,7 @@ from pixelgan_lightning.inference import inference
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.phases import Batch
-from pixelgan_lightning.posteriors import Posterior
+from pixelgan_lightning.posteriors import Posterior, default_posterior
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import RowDraws, keyed_seed
 from pixelgan_lightning.resume import Resumable
@@ -56,7 +56,7 @@ class PixelGAN(FusedStep, Resumable):
         image_shape: ``(C, H, W)``. The command line takes it from the data.
         num_classes: number of classes of the data, if known.
         prior: ``p(z)``. Default ``Categorical(10)``.
-        posterior: ``q(z|x)``. Default: what the prior suggests.
+        posterior: ``q(z|x)``. Default: :func:`~pixelgan_lightning.posteriors.default_posterior`.
         encoder: default ``ConvEncoder()``.
         decoder: default ``GatedPixelCNN()``.
         likelihood: default ``Bernoulli()``.
@@ -176,7 +176,7 @@ class PixelGAN(FusedStep, Resumable):
         self.prior: Prior = construct(Categorical(10) if prior is None else prior, Prior)
         require_number("prior", self.prior, "code_dim", 0)
         self.posterior: Posterior = construct(
-            self.prior.default_posterior() if posterior is None else posterior, Posterior
+            default_posterior(self.prior) if posterior is None else posterior, Posterior
         )
         self.encoder: Encoder = construct(ConvEncoder() if encoder is None else encoder, Encoder)
         self.decoder: Decoder = construct(GatedPixelCNN() if decoder is None else decoder, Decoder)

@@ -16,9 +16,9 @@ from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from pixelgan_lightning import __version__
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.manual_optimization import ManualOptimization
+from pixelgan_lightning.version import __version__
 
 EPOCH_LOOP = "epoch_loop."
 VALIDATION_LOOP = "epoch_loop.val_loop."

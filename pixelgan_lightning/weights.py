@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pixelgan_lightning.checkpoint_io import unreadable
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.version import __version__
 
 if TYPE_CHECKING:
     from pixelgan_lightning.model import PixelGAN
@@ -113,8 +114,6 @@ def export(stored: Stored, folder: Path | str, card: str, half: bool = True) -> 
     Raises:
         ConfigurationError: the folder exists or cannot be made, or a number is too large for 16 bits.
     """
-    from pixelgan_lightning import __version__
-
     folder = Path(folder)
     if folder.exists():
         raise ConfigurationError(f"out={folder} is not usable: it exists; allowed is the name of a new folder")

@@ -21,7 +21,7 @@ from pixelgan_lightning import normalization
 from pixelgan_lightning.agreement import pair_information
 from pixelgan_lightning.augmentations import Augmentation, Chain, RandomAffine, RandomApply, RandomColour
 from pixelgan_lightning.component import Component, construct
-from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN, PackedPixelCNN
+from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
@@ -35,6 +35,7 @@ from pixelgan_lightning.posteriors import (
     NoPosterior,
     Posterior,
     ProductPosterior,
+    default_posterior,
 )
 from pixelgan_lightning.priors import (
     Categorical,
@@ -113,7 +114,6 @@ OTHERS: dict[str, Callable[[], Component]] = {
     "levels": lambda: CategoricalLevels(levels=5),
     "logistics": lambda: DiscretizedLogisticMixture(3, levels=5),
     "conv_decoder": lambda: ConvDecoder([8, 4]),
-    "packed": lambda: PackedPixelCNN(8, layers=1),
     "container": lambda: Container({"prior": Gaussian(3), "encoder": ConvEncoder((4,))}, (1, 2), speed=2.5),
 }
 ALL: dict[str, Callable[[], Component]] = {
@@ -298,7 +298,7 @@ class TestPrior:
 
     def test_default_posterior_fits(self, name: str) -> None:
         prior = PRIORS[name]()
-        posterior = prior.default_posterior().build(6, prior)
+        posterior = default_posterior(prior).build(6, prior)
         noise = torch.randn(5, posterior.noise_dim) if posterior.noise_dim else None
         assert posterior(torch.randn(5, 6), noise).shape == (5, prior.code_dim)
 
@@ -491,7 +491,7 @@ def test_a_prior_needs_no_more_than_samples() -> None:
     assert prior.num_categories is None
     assert prior.enumerate() is None
     assert prior.manifold(3) is None
-    assert isinstance(prior.default_posterior(), DeterministicPosterior)
+    assert isinstance(default_posterior(prior), DeterministicPosterior)
     with pytest.raises(NotImplementedError, match="Triangle has no density"):
         prior.log_prob(torch.zeros(1, 1))
     with pytest.raises(NotImplementedError, match="Prior does not define sample"):
@@ -507,7 +507,7 @@ def goes_with(posterior: Posterior, prior: Prior) -> bool:
         if not isinstance(prior, ProductPrior):
             return False
         factors = prior.factors()
-        parts = posterior.parts() or [factor.default_posterior() for factor in factors]
+        parts = posterior.parts() or [default_posterior(factor) for factor in factors]
         return len(parts) == len(factors) and all(map(goes_with, parts, factors))
     if isinstance(posterior, NoPosterior):
         return prior.code_dim == 0

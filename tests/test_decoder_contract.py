@@ -19,18 +19,15 @@ from pixelgan_lightning.decoders import (
     Decoder,
     GatedPixelCNN,
     Known,
-    PackedPixelCNN,
     draw_uniforms,
 )
-from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture, Likelihood
 
 
 def entries_of_gated(decoder: Decoder) -> list[Tensor]:
     """The only weights by which values of the image enter."""
-    blocks = decoder.blocks if isinstance(decoder, PackedPixelCNN) else decoder
-    assert isinstance(blocks, GatedPixelCNN)
-    return [blocks.first_vertical.weight, blocks.first_horizontal.weight, blocks.head.colour_weight]
+    assert isinstance(decoder, GatedPixelCNN)
+    return [decoder.first_vertical.weight, decoder.first_horizontal.weight, decoder.head.colour_weight]
 
 
 class Member(NamedTuple):
@@ -38,22 +35,16 @@ class Member(NamedTuple):
 
     Attributes:
         make: constructs it.
-        joint: whether likelihoods that model a pixel's channels jointly go with it.
         entries: its weights on the image; with these at zero nothing may depend on the image.
     """
 
     make: Callable[[], Decoder]
-    joint: bool = True
     entries: Callable[[Decoder], list[Tensor]] = entries_of_gated
 
 
 DECODERS: dict[str, Member] = {
     "gated": Member(lambda: GatedPixelCNN(4, layers=1, first_kernel=3)),
     "gated_map": Member(lambda: GatedPixelCNN(4, layers=1, first_kernel=3, bias="location_dependent", map_channels=2)),
-    "packed": Member(lambda: PackedPixelCNN(4, layers=1, first_kernel=3), joint=False),
-    "packed_map": Member(
-        lambda: PackedPixelCNN(4, layers=1, first_kernel=3, bias="location_dependent", map_channels=2), joint=False
-    ),
     "conv": Member(lambda: ConvDecoder([6, 4]), entries=lambda decoder: []),
 }
 LIKELIHOODS: dict[str, Likelihood] = {
@@ -62,7 +53,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "palette": Palette(),
     "logistics": DiscretizedLogisticMixture(2, levels=3),
 }
-PAIRS = [(d, k) for d in DECODERS for k in LIKELIHOODS if DECODERS[d].joint or not LIKELIHOODS[k].channels_jointly]
+PAIRS = [(d, k) for d in DECODERS for k in LIKELIHOODS]
 
 every_decoder = pytest.mark.parametrize("name", DECODERS)
 every_pair = pytest.mark.parametrize(("name", "likelihood"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
@@ -206,15 +197,3 @@ def test_samples_and_completions_are_those_of_one_pass_for_every_value(
     decoder.likelihood.check(images)
     if known is not None:
         assert torch.equal(images[:, :, :rows], known.image[:, :, :rows])
-
-
-@pytest.mark.parametrize("name", ["packed", "packed_map"])
-def test_blocks_are_known_as_a_whole(name: str) -> None:
-    decoder = build(name, (1, 4, 6))
-    mask = torch.zeros(4, 6, dtype=torch.bool)
-    mask[:1] = True
-    known = Known(torch.zeros(2, 1, 4, 6).double(), mask)
-    z = torch.zeros(2, CODE_DIM).double()
-    uniforms = draw_uniforms(decoder, 2, torch.Generator(), z)
-    with pytest.raises(ConfigurationError, match=r"block of 2x2 .*decoder=PackedPixelCNN: .*an even number of rows"):
-        decoder.sample(z, uniforms, 1.0, known)

@@ -18,13 +18,12 @@ from pixelgan_lightning.decoders import (
     Decoder,
     GatedPixelCNN,
     Known,
-    PackedPixelCNN,
     cpu_layer,
     draw_uniforms,
     incremental,
     sample_by_full_passes,
 )
-from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer
+from pixelgan_lightning.decoders.gated_layers import GatedLayer
 from pixelgan_lightning.decoders.incremental import over_threads
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture, Likelihood
@@ -386,58 +385,6 @@ class TestConvDecoder:
     def test_needs_a_code(self) -> None:
         with pytest.raises(ConfigurationError, match="ConvDecoder without a code"):
             ConvDecoder().build((1, 4, 4), 0, Bernoulli())
-
-
-class TestPackedPixelCNN:
-    """Its order is raster order over 2x2 blocks, colour by colour inside a block."""
-
-    @staticmethod
-    def build(shape: tuple[int, int, int], likelihood: Likelihood) -> PackedPixelCNN:
-        torch.manual_seed(0)
-        return PackedPixelCNN(6, layers=1, first_kernel=3).build(shape, CODE_DIM, likelihood).double()
-
-    @staticmethod
-    def order(shape: tuple[int, int, int]) -> Tensor:
-        """The position ``[C, H, W]`` of every value in the order."""
-        channels, height, width = shape
-        blocks = torch.arange(channels * height * width).view(height // 2, width // 2, 4 * channels)
-        return F.pixel_shuffle(blocks.permute(2, 0, 1)[None].float(), 2)[0].long()
-
-    @pytest.mark.parametrize("shape", [(1, 4, 6), (2, 4, 4)])
-    def test_no_value_sees_itself_or_what_comes_later(self, shape: tuple[int, int, int]) -> None:
-        decoder, order = self.build(shape, CategoricalLevels(3)), self.order(shape).flatten()
-        z = torch.randn(1, CODE_DIM).double()
-        x = torch.rand(shape).double()
-        jacobian = torch.func.jacrev(lambda x: decoder(x[None], z)[0].unflatten(0, (shape[0], -1)))(x)
-        seen = (jacobian != 0).any(1).flatten(3).flatten(0, 2)  # [value, value']
-        assert seen.any()
-        assert not seen[order[:, None] <= order].any()
-
-    @pytest.mark.parametrize("likelihood", [Bernoulli(), CategoricalLevels(3)], ids=["bernoulli", "levels3"])
-    @torch.no_grad()
-    def test_samples_value_by_value(self, likelihood: Likelihood) -> None:
-        shape = (2, 4, 6)
-        decoder, order = self.build(shape, likelihood), self.order(shape)
-        z, uniforms = sampler_inputs(decoder, 3)
-        x = torch.zeros(3, *shape).double()
-        for position in range(order.numel()):
-            ((c, i, j),) = (order == position).nonzero().tolist()
-            params = decoder(x, z).unflatten(1, (shape[0], -1))[:, c, :, i, j]
-            x[:, c, i, j] = likelihood.sample(params, uniforms[:, i, j, c : c + 1])[:, 0]
-        assert torch.equal(decoder.sample(z, uniforms), x)
-
-    @torch.no_grad()
-    def test_probabilities_of_all_images_sum_to_one(self) -> None:
-        decoder = self.build((1, 2, 4), Bernoulli())
-        images = torch.cartesian_prod(*[torch.arange(2.0)] * 8).double().view(-1, 1, 2, 4)
-        log_p = decoder.likelihood.log_prob(decoder(images, torch.zeros(len(images), CODE_DIM).double()), images)
-        assert_close(log_p.exp().sum().item(), 1.0, rtol=0, atol=1e-12)
-
-    def test_refuses(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"image_shape=\[1, 3, 4\] .* even sides"):
-            self.build((1, 3, 4), Bernoulli())
-        with pytest.raises(ConfigurationError, match=r"likelihood=Palette .* single channels"):
-            self.build((1, 4, 4), Palette())
 
 
 def test_no_code_leaves_an_unconditional_decoder() -> None:

@@ -30,7 +30,7 @@ from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli
 from pixelgan_lightning.normalization import BatchNorm, convert_batch_norm
 from pixelgan_lightning.optimization import PhaseOptimizer
-from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior
+from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, default_posterior
 from pixelgan_lightning.priors import Categorical, Gaussian, Prior, ProductPrior
 from pixelgan_lightning.resume import DERIVED
 
@@ -208,7 +208,7 @@ def test_a_default_that_is_code_stays_where_it_is() -> None:
 
 
 def test_a_prior_over_categories_suggests_their_posterior() -> None:
-    assert isinstance(Die().default_posterior(), CategoricalPosterior)
+    assert isinstance(default_posterior(Die()), CategoricalPosterior)
     assert model(prior=Die()).category_logits(torch.zeros(2, *SHAPE)).shape == (2, 6)
 
 

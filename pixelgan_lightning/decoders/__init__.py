@@ -3,14 +3,12 @@
 from pixelgan_lightning.decoders.base import Decoder, Known, draw_uniforms, sample_by_full_passes
 from pixelgan_lightning.decoders.conv import ConvDecoder
 from pixelgan_lightning.decoders.gated_pixelcnn import GatedPixelCNN
-from pixelgan_lightning.decoders.packed import PackedPixelCNN
 
 __all__ = [
     "ConvDecoder",
     "Decoder",
     "GatedPixelCNN",
     "Known",
-    "PackedPixelCNN",
     "draw_uniforms",
     "sample_by_full_passes",
 ]

@@ -7,12 +7,14 @@ knows. The work is that of ``incremental.py``.
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pixelgan_lightning.decoders.base import Known
+from pixelgan_lightning.decoders.gated_network import GatedNetwork
 from pixelgan_lightning.decoders.incremental import over_threads
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels
 
@@ -22,12 +24,8 @@ Array = np.ndarray[Any, Any]
 # seven terms of Lambert's continued fraction of tanh; then 1, 1/2, 1/4, the limit of x and 0, in the network's type.
 LAMBERT = (*(p / 135135 for p in (17325, 378, 1, 62370, 3150, 28)), 1, 0.5, 0.25, 4.5, 0)
 
-if TYPE_CHECKING:
-    from pixelgan_lightning.decoders.base import Known
-    from pixelgan_lightning.decoders.gated_pixelcnn import GatedPixelCNN
 
-
-def why_not(decoder: GatedPixelCNN, z: Tensor) -> str | None:
+def why_not(decoder: GatedNetwork, z: Tensor) -> str | None:
     """Why the compiled loop cannot draw from this decoder, or None if it can."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed (pip install numba)"
@@ -40,14 +38,14 @@ def why_not(decoder: GatedPixelCNN, z: Tensor) -> str | None:
     return None
 
 
-def worth_compiling(decoder: GatedPixelCNN, z: Tensor) -> bool:
+def worth_compiling(decoder: GatedNetwork, z: Tensor) -> bool:
     """Whether so many pixels are drawn that compiling, which is needed once on a machine, may pay."""
     return z.dtype == torch.float32 and len(z) * decoder.image_shape[1] * decoder.image_shape[2] >= 50_000
 
 
 @torch.no_grad()
 def sample_compiled(
-    decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
+    decoder: GatedNetwork, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
 ) -> Tensor:
     """As :func:`~pixelgan_lightning.decoders.incremental.sample_incrementally`, where :func:`why_not` gives None.
 

@@ -16,15 +16,14 @@ There a pass over the features costs as much as a small convolution, so what is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-if TYPE_CHECKING:
-    from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer
+from pixelgan_lightning.decoders.gated_layers import GatedLayer
 
 aten = torch.ops.aten
 

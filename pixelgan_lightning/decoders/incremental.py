@@ -21,16 +21,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from pixelgan_lightning.decoders.base import Known
-    from pixelgan_lightning.decoders.gated_pixelcnn import GatedLayer, GatedPixelCNN
-
+from pixelgan_lightning.decoders.base import Known
+from pixelgan_lightning.decoders.gated_layers import GatedLayer
+from pixelgan_lightning.decoders.gated_network import GatedNetwork
 
 NUMBERS_PER_THREAD = 1536
 """Images times channels that a thread should have: from about twice as many on, two threads were faster than one."""
@@ -38,7 +36,7 @@ NUMBERS_PER_THREAD = 1536
 
 @torch.no_grad()
 def sample_incrementally(
-    decoder: GatedPixelCNN, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
+    decoder: GatedNetwork, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
 ) -> Tensor:
     """The same images as :func:`~pixelgan_lightning.decoders.base.sample_by_full_passes`, one pixel at a time.
 
@@ -102,7 +100,7 @@ def over_threads(work: Callable[[slice], Tensor], n: int, at_least: int = 1) -> 
 class _Sampler:
     """The state of the loop over pixels, for one set of codes."""
 
-    def __init__(self, decoder: GatedPixelCNN, code: Tensor, temperature: float) -> None:
+    def __init__(self, decoder: GatedNetwork, code: Tensor, temperature: float) -> None:
         self.decoder, self.temperature = decoder, temperature
         colours, _, width = decoder.image_shape
         batch, channels = len(code), decoder.channels
@@ -225,7 +223,7 @@ class _LayerState:
 class _Head:
     """The head's weights as matrices, one set per channel group, for features without their ``offset``."""
 
-    def __init__(self, decoder: GatedPixelCNN, offset: Tensor) -> None:
+    def __init__(self, decoder: GatedNetwork, offset: Tensor) -> None:
         head = decoder.head
         self.likelihood, self.groups = decoder.likelihood, head.groups
         self.least = -offset  # relu(h) = max(h - offset, -offset) + offset

@@ -6,7 +6,7 @@ from pixelgan_lightning.posteriors.deterministic import DeterministicPosterior
 from pixelgan_lightning.posteriors.gaussian import GaussianPosterior
 from pixelgan_lightning.posteriors.implicit import ImplicitPosterior
 from pixelgan_lightning.posteriors.none import NoPosterior
-from pixelgan_lightning.posteriors.product import ProductPosterior
+from pixelgan_lightning.posteriors.product import ProductPosterior, default_posterior
 
 __all__ = [
     "CategoricalPosterior",
@@ -16,4 +16,5 @@ __all__ = [
     "NoPosterior",
     "Posterior",
     "ProductPosterior",
+    "default_posterior",
 ]

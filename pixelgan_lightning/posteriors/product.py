@@ -1,4 +1,4 @@
-"""Posteriors side by side, for products of priors."""
+"""Posteriors side by side, for products of priors; and which posterior goes with which prior."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.posteriors.base import Posterior
+from pixelgan_lightning.posteriors.categorical import CategoricalPosterior
+from pixelgan_lightning.posteriors.deterministic import DeterministicPosterior
+from pixelgan_lightning.posteriors.none import NoPosterior
 from pixelgan_lightning.priors import Prior, ProductPrior
 
 
@@ -17,7 +20,7 @@ class ProductPosterior(Posterior):
     """``q(z|x) = prod_i q_i(z_i|x)``: one posterior for each factor of a ``ProductPrior``.
 
     Args:
-        posteriors: one for each factor, in its order; None for what the factors suggest.
+        posteriors: one for each factor, in its order; None for the default of each.
 
     Raises:
         ConfigurationError: another number of posteriors than factors, or a pair that does not match.
@@ -34,7 +37,7 @@ class ProductPosterior(Posterior):
             )
         factors = prior.factors()
         if not self.posteriors:
-            self.posteriors.extend(factor.default_posterior() for factor in factors)
+            self.posteriors.extend(default_posterior(factor) for factor in factors)
         if len(self.posteriors) != len(factors):
             raise ConfigurationError(
                 f"posteriors with {len(self.posteriors)} parts are not usable: allowed are {len(factors)}, one for "
@@ -64,3 +67,12 @@ class ProductPosterior(Posterior):
         noises = noise.split([posterior.noise_dim for posterior in parts], 1)
         pairs = zip(parts, noises, strict=True)
         return torch.cat([posterior(features, n if n.shape[1] else None) for posterior, n in pairs], 1)
+
+
+def default_posterior(prior: Prior) -> Posterior:
+    """The posterior to use when the user names none: over the categories, where the code is nothing else."""
+    if isinstance(prior, ProductPrior):
+        return ProductPosterior([default_posterior(factor) for factor in prior.factors()])
+    if prior.code_dim == 0:
+        return NoPosterior()
+    return CategoricalPosterior() if prior.num_categories == prior.code_dim else DeterministicPosterior()

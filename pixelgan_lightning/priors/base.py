@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from pixelgan_lightning.component import Component
-
-if TYPE_CHECKING:
-    from pixelgan_lightning.posteriors import Posterior
 
 
 class Prior(Component):
@@ -67,10 +62,3 @@ class Prior(Component):
     def manifold(self, side: int) -> Tensor | None:
         """For two-dimensional priors: codes ``[side * side, 2]`` on a grid of equal mass, row-major from top left."""
         return None
-
-    def default_posterior(self) -> Posterior:
-        """The posterior to use when the user names none: over the categories, where the code is nothing else."""
-        from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior
-
-        categorical = self.num_categories is not None and self.num_categories == self.code_dim
-        return CategoricalPosterior() if categorical else DeterministicPosterior()

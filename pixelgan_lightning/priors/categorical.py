@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,6 @@ from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.priors.base import Prior
-
-if TYPE_CHECKING:
-    from pixelgan_lightning.posteriors import Posterior
 
 
 class Categorical(Prior):
@@ -50,8 +46,3 @@ class Categorical(Prior):
     def enumerate(self) -> tuple[Tensor, Tensor]:
         k = self.num_categories
         return torch.eye(k), torch.full((k,), -math.log(k), dtype=torch.float64)
-
-    def default_posterior(self) -> Posterior:
-        from pixelgan_lightning.posteriors import CategoricalPosterior
-
-        return CategoricalPosterior()

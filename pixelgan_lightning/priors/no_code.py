@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from pixelgan_lightning.priors.base import Prior
-
-if TYPE_CHECKING:
-    from pixelgan_lightning.posteriors import Posterior
 
 
 class NoCode(Prior):
@@ -31,8 +26,3 @@ class NoCode(Prior):
 
     def enumerate(self) -> tuple[Tensor, Tensor]:
         return torch.zeros(1, 0, dtype=torch.float32), torch.zeros(1, dtype=torch.float64)
-
-    def default_posterior(self) -> Posterior:
-        from pixelgan_lightning.posteriors import NoPosterior
-
-        return NoPosterior()

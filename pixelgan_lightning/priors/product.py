@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.priors.base import Prior
-
-if TYPE_CHECKING:
-    from pixelgan_lightning.posteriors import Posterior
 
 
 class ProductPrior(Prior):
@@ -75,8 +71,3 @@ class ProductPrior(Prior):
 
     def manifold(self, side: int) -> Tensor | None:
         return self.factors()[0].manifold(side) if len(self.priors) == 1 else None
-
-    def default_posterior(self) -> Posterior:
-        from pixelgan_lightning.posteriors import ProductPosterior
-
-        return ProductPosterior([prior.default_posterior() for prior in self.factors()])
