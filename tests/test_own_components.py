@@ -253,7 +253,7 @@ class TestConvertedBatchNorm:
 def test_the_documented_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    text = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "your_parts.md").read_text()
     (snippet,) = re.findall(r"```python\n(# my_encoders.py\n.*?)```", text, flags=re.DOTALL)
     Path("my_encoders.py").write_text(snippet)
     (command,) = re.findall(r"pixelgan (fit .*my_encoders.ResNet)", text)

@@ -1,4 +1,4 @@
-"""What the README shows runs as written (with fewer epochs)."""
+"""What README.md and docs/your_parts.md show runs as written (with fewer epochs)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pixelgan_lightning.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+OWN_PARTS = (ROOT / "docs" / "your_parts.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README + OWN_PARTS, flags=re.DOTALL)
 
 
 def test_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +48,7 @@ def test_own_data_and_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for snippet in PYTHON:
         if name := re.match(r"# (my_(?:data|callbacks)\.py)", snippet):
             (tmp_path / name[1]).write_text(snippet)
-    (command,) = re.findall(r"pixelgan (fit .*my_data.Stripes.*)", README)
+    (command,) = re.findall(r"pixelgan (fit .*my_data.Stripes.*)", OWN_PARTS)
     main([*command.split(), "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--run_dir", "run"])
     with (tmp_path / "run" / "fit" / "metrics.csv").open() as file:
         ink = [float(row["val/ink"]) for row in csv.DictReader(file) if row["val/ink"]]
@@ -64,12 +65,25 @@ def test_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_files_and_targets_exist() -> None:
-    for name in re.findall(r"`((?:configs|datamodules|callbacks|tests|pixelgan_lightning)/[\w/]*(?:\.\w+)?)`", README):
+def pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "RESULTS.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_and_targets_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(
+        r"`((?:configs|datamodules|callbacks|tests|results|pixelgan_lightning)/[\w/]*(?:\.\w+)?)`", text
+    ):
         assert (ROOT / name).exists(), name
-    for config in re.findall(r"configs/[\w/]+\.yaml", README):
+    for config in re.findall(r"configs/[\w/]+\.yaml", text):
         assert (ROOT / config).is_file(), config
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w+)", README):
-        if target != "are":  # "`make` are all it takes"
-            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for target in re.findall(r"`make (\w+)`", text):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
