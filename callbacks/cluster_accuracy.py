@@ -12,6 +12,7 @@ from pixelgan_lightning import figures
 from pixelgan_lightning.callbacks.arguments import exact_device, is_due, require_at_least
 from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.category_classes import CategoryClasses, class_names
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.metrics import (
     ClusterAssignment,
@@ -27,6 +28,12 @@ from pixelgan_lightning.metrics import (
 def current_mapping(trainer: pl.Trainer) -> ClusterMapping | None:
     """The mapping that the trainer's :class:`ClusterAccuracy` callback fitted last, if there is one."""
     return next((c.mapping for c in trainer.callbacks if isinstance(c, ClusterAccuracy)), None)  # type: ignore[attr-defined]
+
+
+def current_classes(trainer: pl.Trainer) -> CategoryClasses | None:
+    """What each category stands for, by the trainer's :class:`ClusterAccuracy` callback, if there is one that knows."""
+    callback = next((c for c in trainer.callbacks if isinstance(c, ClusterAccuracy)), None)  # type: ignore[attr-defined]
+    return None if callback is None else callback.classes(trainer)
 
 
 class ClusterAccuracy(EvaluationCallback):
@@ -108,6 +115,30 @@ class ClusterAccuracy(EvaluationCallback):
         self._clusters = ClusterAssignment(num_categories, num_classes)
         self._by_views = ClusterAssignment(num_categories, num_classes) if self.views else None
 
+    def classes(self, trainer: pl.Trainer) -> CategoryClasses | None:
+        """The class of each category: itself where labels are trained on, else by best example; None if not known."""
+        if self.mapping is None:
+            return None
+        data = getattr(trainer, "datamodule", None)
+        mapping = self.mapping.best_example
+        if self._categories_are_classes(trainer):
+            mapping = torch.arange(len(mapping))
+        return CategoryClasses.from_mapping(mapping, class_names(data, trainer.lightning_module.num_classes))
+
+    def _categories_are_classes(self, trainer: pl.Trainer) -> bool:
+        """Whether labels are trained on, and there is one category for each class."""
+        assert self.mapping is not None
+        with_labels = getattr(getattr(trainer, "datamodule", None), "num_labelled", None)
+        return bool(with_labels) and self.mapping.hungarian is not None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What the categories stand for, for tables and pictures of other images."""
+        classes = self.classes(trainer)
+        if classes is not None:
+            checkpoint["pixelgan_lightning_classes"] = classes.plain()
+
     # Other callbacks read the mapping from their `start` on.
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._clusters is not None:
@@ -185,8 +216,7 @@ class ClusterAccuracy(EvaluationCallback):
         }
         if mapping.hungarian is not None:
             values["cluster_accuracy_hungarian"] = mapped_accuracy(counts, mapping.hungarian)
-        with_labels = getattr(getattr(trainer, "datamodule", None), "num_labelled", None)
-        itself = torch.arange(len(counts)) if with_labels and mapping.hungarian is not None else None
+        itself = torch.arange(len(counts)) if self._categories_are_classes(trainer) else None
         if itself is not None:
             values["accuracy"] = mapped_accuracy(counts, itself)
         if self._by_views is not None:

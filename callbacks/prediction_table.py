@@ -1,37 +1,55 @@
-"""Codes of all images as CSV files."""
+"""What is found for all images, as tables."""
 
 from __future__ import annotations
 
-import csv
-import os
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
+from pixelgan_lightning.callbacks.cluster_accuracy import current_classes
+from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.predictions import Predictions, check_table, write_arrays, write_table
 
-Row = list[str]
+KEPT = ("index", "label", "code", "probabilities")
+SOURCES = {"train": "train", "val": "train", "test": "test"}
 
 
 class PredictionTable(pl.Callback):
-    """Writes what ``predict`` finds to ``<default_root_dir>/predictions/<split>.csv``, batch by batch.
+    """Writes what ``predict`` finds to ``<default_root_dir>/predictions/<split>.csv``, and the codes beside it.
 
-    Columns: ``index`` (of the image in its file), ``code_0`` ... ``code_{d-1}``, then for categorical codes
-    ``category`` and ``probability``, then ``label``, empty where unknown. Numbers have nine significant digits, which
-    give back the float32 exactly. A file has its name only once it is complete. With several processes each writes the
-    rows of its own images to ``<split>.rank<r>.csv``.
+    A row for each image: its file name where the data module knows it (``image_name(source, row)``), the class by name
+    with its probability, the category with its, and the label
+    (:meth:`~pixelgan_lightning.predictions.Predictions.columns`). Codes and ``q(y|x)`` are arrays of the same rows in
+    ``<split>.npz``. Files have their names only once they are complete. With several processes each writes the rows of
+    its own images, to ``<split>.rank<r>.csv``.
+
+    Args:
+        out: one table of all splits, ``.csv`` or ``.parquet`` (which needs pyarrow), with the codes beside it; None for
+            one CSV file for each split in the run's folder.
+        classes: what the categories stand for, which a checkpoint knows
+            (:attr:`~pixelgan_lightning.weights.Stored.classes`); None: what the trainer's ``ClusterAccuracy`` found
+            last, if there is one. Without either the table has categories and no classes.
+
+    Attributes:
+        written: the tables.
 
     Raises:
-        ConfigurationError: at setup, without a data module that names its splits (``predict_split_names``).
+        ConfigurationError: ``out`` is not usable; at setup, without a data module that names its splits
+            (``predict_split_names``).
     """
 
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._file: TextIO | None = None
+    def __init__(self, out: str | None = None, classes: CategoryClasses | None = None) -> None:
+        self.out = None if out is None else check_table(Path(out))
+        self.classes = classes
+        self.written: list[Path] = []
+        self._found: dict[int, list[dict[str, Tensor]]] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._found, self.written = {}, []
         if stage == "predict" and not hasattr(getattr(trainer, "datamodule", None), "predict_split_names"):
             raise ConfigurationError(
                 "PredictionTable with datamodule=None is not usable in predict: allowed is a data module with "
@@ -47,63 +65,49 @@ class PredictionTable(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        header, rows = _table(outputs)
-        path = self._destination(trainer, dataloader_idx)
-        new = path != self._path
-        if new:
-            self._finish()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._path, self._file = path, _unfinished(path).open("w", newline="")
-        assert self._file is not None
-        writer = csv.writer(self._file)
-        if new:
-            writer.writerow(header)
-        writer.writerows(rows)
+        kept = {name: outputs[name].cpu() for name in KEPT if name in outputs}
+        self._found.setdefault(dataloader_idx, []).append(kept)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._finish()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        found = {data.predict_split_names[i]: _joined(batches) for i, batches in sorted(self._found.items())}
+        self._found = {}
+        if self.out is not None:
+            splits = [split for split, columns in found.items() for _ in columns["index"]]
+            files = [_files(data, split, columns["index"]) for split, columns in found.items()]
+            names = None if None in files else [name for of_split in files for name in of_split or ()]
+            self._write(trainer, self.out, _joined(list(found.values())), names, splits if len(found) > 1 else None)
+            return
+        folder = Path(trainer.default_root_dir) / "predictions"
+        for split, columns in found.items():
+            self._write(trainer, folder / f"{split}.csv", columns, _files(data, split, columns["index"]))
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Drop a file that an exception left incomplete."""
-        if self._file is not None and self._path is not None:
-            self._file.close()
-            _unfinished(self._path).unlink()
-            self._path = self._file = None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, stage="predict")
-
-    def _finish(self) -> None:
-        if self._file is not None and self._path is not None:
-            self._file.close()
-            os.replace(_unfinished(self._path), self._path)
-            self._path = self._file = None
-
-    def _destination(self, trainer: pl.Trainer, dataloader_idx: int) -> Path:
-        split = trainer.datamodule.predict_split_names[dataloader_idx]  # type: ignore[attr-defined]
-        rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        return Path(trainer.default_root_dir) / "predictions" / f"{split}{rank}.csv"
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
-
-
-def _table(outputs: dict[str, Tensor]) -> tuple[Row, list[Row]]:
-    """Header and rows of one batch."""
-    code = outputs["code"]
-    columns = {"index": _integers(outputs["index"])}
-    columns |= {f"code_{i}": _reals(column) for i, column in enumerate(code.T)}
-    if "category" in outputs:
-        columns["category"] = _integers(outputs["category"])
-        columns["probability"] = _reals(outputs["probability"])
-    columns["label"] = ["" if label == "-1" else label for label in _integers(outputs["label"])]
-    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+    def _write(
+        self,
+        trainer: pl.Trainer,
+        path: Path,
+        columns: dict[str, Tensor],
+        files: list[str] | None,
+        splits: list[str] | None = None,
+    ) -> None:
+        if trainer.world_size > 1:
+            path = path.with_name(f"{path.stem}.rank{trainer.global_rank}{path.suffix}")
+        predictions = Predictions(
+            columns["index"], columns["label"], columns["code"], columns.get("probabilities"), files, splits
+        )
+        names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        write_table(path, predictions.columns(self.classes or current_classes(trainer), names))
+        write_arrays(path.with_suffix(".npz"), predictions)
+        self.written.append(path)
 
 
-def _integers(values: Tensor) -> list[str]:
-    return [str(value) for value in values.tolist()]
+def _joined(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _reals(values: Tensor) -> list[str]:
-    return [f"{value:.9g}" for value in values.tolist()]
+def _files(data: Any, split: str, rows: Tensor) -> list[str] | None:
+    """File names of images, None where the data module does not know them."""
+    if not hasattr(data, "image_name"):
+        return None
+    names = [data.image_name(SOURCES.get(split, split), row) for row in rows.tolist()]
+    return None if None in names else names

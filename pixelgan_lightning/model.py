@@ -423,14 +423,14 @@ class PixelGAN(FusedStep, Resumable):
 
     @inference
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Index, label and code of every image; category and ``q(y|x)`` of it where the code is categorical."""
+        """Index, label and code of every image; ``q(y|x)``, ``probabilities`` ``[B, K]``, where the code has categories."""
         x = batch["image"]
         row = {"index": batch["index"], "label": batch["label"]}
         if self.prior.num_categories is None:
             return {**row, "code": self.encode(x)}
         features = self.features(x)
         row["code"] = self.posterior(features)  # where it is one-hot it does not tell the probability
-        row["probability"], row["category"] = self.posterior.logits(features).softmax(1).max(1)
+        row["probabilities"] = self.posterior.logits(features).softmax(1)
         return row
 
     def on_validation_epoch_end(self) -> None:

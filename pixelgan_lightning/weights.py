@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.checkpoint_io import unreadable
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.version import __version__
@@ -40,12 +41,14 @@ class Stored:
         split_hash: which images the run was trained on and which were labelled, see
             ``ImageDataModule.split_hash``; None where it is not known.
         run_config: the configuration of the run, as YAML; None where the run was not one of the command line.
+        classes: what the categories of the code stand for; None where no label has told it.
     """
 
     description: dict[str, Any]
     tensors: dict[str, Tensor]
     split_hash: str | None = None
     run_config: str | None = None
+    classes: CategoryClasses | None = None
 
 
 def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
@@ -66,6 +69,7 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
             dict(content["state_dict"]),
             about.get("split_hash"),
             content.get("pixelgan_lightning_config"),
+            CategoryClasses.from_plain(content.get("pixelgan_lightning_classes")),
         )
     except Exception as error:  # unpickling raises anything
         raise unreadable(path, error, argument) from error
@@ -85,7 +89,12 @@ def read_folder(folder: Path | str, argument: str = "pretrained") -> Stored:
             )
     try:
         content = json.loads((folder / CONFIG).read_text())
-        return Stored(dict(content["model"]), load_file(folder / WEIGHTS), content.get("split_hash"))
+        return Stored(
+            dict(content["model"]),
+            load_file(folder / WEIGHTS),
+            content.get("split_hash"),
+            classes=CategoryClasses.from_plain(content.get("classes")),
+        )
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"{argument}={folder} is not usable: its files are damaged ({type(error).__name__}: {error})"
@@ -128,7 +137,12 @@ def export(stored: Stored, folder: Path | str, card: str, half: bool = True) -> 
             raise ConfigurationError(f"half=True is not usable: {name} has numbers beyond 65504; allowed is half=False")
         tensors[name] = value.contiguous().clone()  # the format takes no shared memory
     description = {**stored.description, "compile_decoder": False, "init_from": None}
-    config = {"pixelgan_lightning": __version__, "model": description, "split_hash": stored.split_hash}
+    config = {
+        "pixelgan_lightning": __version__,
+        "model": description,
+        "split_hash": stored.split_hash,
+        "classes": None if stored.classes is None else stored.classes.plain(),
+    }
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         save_file(tensors, unfinished / WEIGHTS, metadata={"format": "pt"})

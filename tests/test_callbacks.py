@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
+import importlib.util
 import math
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +31,8 @@ from pixelgan_lightning.callbacks import (
     SampleGrid,
     log_figures,
 )
-from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.category_classes import CategoryClasses
+from pixelgan_lightning.errors import ConfigurationError, RunError
 from pixelgan_lightning.random import keyed_generator
 
 SHAPE = (1, 4, 4)
@@ -103,7 +107,7 @@ class Model(pl.LightningModule):
         code = self.encode(batch["image"])
         row = {"index": batch["index"], "label": batch["label"], "code": code}
         if self.prior.num_categories is not None:
-            row["probability"], row["category"] = code.max(1)
+            row["probabilities"] = self.category_logits(batch["image"]).softmax(1)
         return row
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -415,31 +419,97 @@ class TestMarginalLikelihood:
             MarginalLikelihood(**arguments)
 
 
+class NamedData(Data):
+    """The test images have file names and classes with awkward ones."""
+
+    class_names = ("zero, or none", 'the "one"', "two$")
+
+    def image_name(self, source: str, row: int) -> str | None:
+        return f"folder/{row:02d}.png" if source == "test" else None
+
+
 class TestPredictionTable:
+    def rows(self, path: Path) -> list[dict[str, str]]:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
     def test_tables_are_what_was_predicted(self, tmp_path: Path) -> None:
         model, data = Model(Categories(4)), Data()
         predictions = make_trainer(tmp_path, PredictionTable()).predict(model, data)
         assert predictions is not None
-        assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["test.csv", "val.csv"]
+        folder = tmp_path / "predictions"
+        assert sorted(path.name for path in folder.iterdir()) == ["test.csv", "test.npz", "val.csv", "val.npz"]
         for split, batches in zip(("val", "test"), predictions, strict=True):
-            with (tmp_path / "predictions" / f"{split}.csv").open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            columns = ["index", *(f"code_{i}" for i in range(4)), "category", "probability", "label"]
-            assert list(rows[0]) == columns
             joined: dict[str, Tensor] = {key: torch.cat([b[key] for b in batches]) for key in batches[0]}  # type: ignore
-            codes = torch.tensor([[float(row[f"code_{i}"]) for i in range(4)] for row in rows])
-            assert torch.equal(codes, joined["code"])
-            assert [int(row["index"]) for row in rows] == joined["index"].tolist()
-            assert [int(row["category"]) for row in rows] == joined["category"].tolist()
+            rows = self.rows(folder / f"{split}.csv")
+            assert list(rows[0]) == ["row", "category", "category_probability", "label"]
+            assert [int(row["row"]) for row in rows] == joined["index"].tolist()
+            assert [int(row["category"]) for row in rows] == joined["probabilities"].argmax(1).tolist()
             assert [int(row["label"] or -1) for row in rows] == joined["label"].tolist()
-            assert torch.equal(torch.tensor([float(row["probability"]) for row in rows]), joined["probability"])
+            shown = torch.tensor([float(row["category_probability"]) for row in rows])
+            assert (shown - joined["probabilities"].amax(1)).abs().max() <= 5.1e-5
+            arrays = np.load(folder / f"{split}.npz")
+            for name, key in [("row", "index"), ("label", "label"), ("code", "code"), ("probabilities",) * 2]:
+                assert np.array_equal(arrays[name], joined[key].numpy())
 
-    def test_continuous_codes(self, tmp_path: Path) -> None:
-        make_trainer(tmp_path, PredictionTable()).predict(Model(Plane()), Data(), return_predictions=False)
-        header, *rows = (tmp_path / "predictions" / "val.csv").read_text().splitlines()
-        assert header == "index,code_0,code_1,label"
-        assert rows[0] == "0,0,0,1"
-        assert rows[-1] == "19,1,1,"  # no label known
+    def test_classes_have_names_and_the_probability_of_all_their_categories(self, tmp_path: Path) -> None:
+        classes = CategoryClasses((2, -1, 0, 2), NamedData.class_names)
+        trainer = make_trainer(tmp_path, PredictionTable(classes=classes))
+        (_, (batch, _)) = trainer.predict(Model(Categories(4)), NamedData())  # type: ignore[misc]
+        rows = self.rows(tmp_path / "predictions" / "test.csv")
+        assert list(rows[0])[:4] == ["file", "row", "class", "class_probability"]
+        assert rows[3]["file"] == "folder/03.png"
+        names = ["two$", "", "zero, or none", "two$"]
+        assert [row["class"] for row in rows] == [names[int(row["category"])] for row in rows]
+        assert {row["category"] for row in rows} >= {"0", "1", "3"}
+        sums = batch["probabilities"][:, [0, 3]].sum(1)
+        for row, both in zip(rows[:8], sums.tolist(), strict=True):
+            if row["class"] == "two$":
+                assert float(row["class_probability"]) == pytest.approx(both, abs=5.1e-5)
+            if not row["class"]:
+                assert not row["class_probability"]
+        assert rows[0]["label"] == 'the "one"'
+        assert "file" not in self.rows(tmp_path / "predictions" / "val.csv")[0]
+
+    def test_labels_have_the_names_of_the_data_where_no_category_has_a_class(self, tmp_path: Path) -> None:
+        make_trainer(tmp_path, PredictionTable()).predict(Model(Categories(4)), NamedData(), return_predictions=False)
+        assert self.rows(tmp_path / "predictions" / "test.csv")[0]["label"] == 'the "one"'
+
+    def test_what_a_trainer_found_last_names_the_classes(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, ClusterAccuracy(), PredictionTable())
+        model, data = Model(Categories(3)), Data()
+        trainer.validate(model, data, verbose=False)
+        trainer.predict(model, data, return_predictions=False)
+        rows = self.rows(tmp_path / "predictions" / "test.csv")
+        assert [row["class"] for row in rows] == [{"0": "1", "1": "2", "2": "0"}[row["category"]] for row in rows]
+
+    def test_one_table_of_all_splits(self, tmp_path: Path) -> None:
+        table = PredictionTable(out=str(tmp_path / "all.csv"))
+        make_trainer(tmp_path, table).predict(Model(Plane()), NamedData(), return_predictions=False)
+        assert table.written == [tmp_path / "all.csv"]
+        assert {path.name for path in tmp_path.iterdir()} == {"all.csv", "all.npz"}
+        header, *rows = (tmp_path / "all.csv").read_text().splitlines()
+        assert header == "split,row,label"
+        assert rows[0] == "val,0,1"
+        assert rows[19] == "val,19,"  # no label known
+        assert rows[20] == "test,0,1"
+        assert len(rows) == 30
+        assert np.load(tmp_path / "all.npz")["code"].shape == (30, 2)
+
+    def test_parquet(self, tmp_path: Path) -> None:
+        if importlib.util.find_spec("pyarrow") is None:
+            with pytest.raises(ConfigurationError, match="not usable without pyarrow"):
+                PredictionTable(out=str(tmp_path / "all.parquet"))
+            return
+        import pyarrow.parquet
+
+        table = PredictionTable(str(tmp_path / "all.parquet"), CategoryClasses((1, 0, -1), ("a", "b", "c")))
+        make_trainer(tmp_path, table).predict(Model(Categories(3)), Data(), return_predictions=False)
+        read = pyarrow.parquet.read_table(tmp_path / "all.parquet").to_pylist()
+        assert len(read) == 30
+        assert {row["class"] for row in read} == {"a", "b", None}
+        assert read[0]["class"] == "b"
+        assert read[0]["label"] == "b"
 
     def test_a_run_that_fails_leaves_no_table(self, tmp_path: Path) -> None:
         class Failing(Model):
@@ -450,11 +520,26 @@ class TestPredictionTable:
 
         with pytest.raises(RuntimeError, match="boom"):
             make_trainer(tmp_path, PredictionTable()).predict(Failing(Plane()), Data())
+        assert not list(tmp_path.rglob("*.csv"))
+
+    def test_a_full_disk_is_one_line_and_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "replace", full)
+        with pytest.raises(RunError, match=r"val\.csv cannot be written: No space left on device$"):
+            make_trainer(tmp_path, PredictionTable()).predict(Model(Plane()), Data(), return_predictions=False)
         assert not list((tmp_path / "predictions").iterdir())
 
-    def test_without_split_names(self, tmp_path: Path) -> None:
+    def test_unusable(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="predict_split_names"):
             make_trainer(tmp_path, PredictionTable()).predict(Model(Plane()), [Data.val])
+        with pytest.raises(ConfigurationError, match=r"allowed are names that end in \.csv or \.parquet"):
+            PredictionTable(out="table.txt")
+        with pytest.raises(ConfigurationError, match="there is no folder no/such"):
+            PredictionTable(out="no/such/table.csv")
 
 
 class TestFigures:
