@@ -423,7 +423,7 @@ class PixelGAN(FusedStep, Resumable):
 
     @inference
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Index, label and code of every image; ``q(y|x)``, ``probabilities`` ``[B, K]``, where the code has categories."""
+        """Index, label and code of every image; with categories also ``probabilities``, ``q(y|x)``, ``[B, K]``."""
         x = batch["image"]
         row = {"index": batch["index"], "label": batch["label"]}
         if self.prior.num_categories is None:

@@ -32,16 +32,16 @@ class Predictions:
         label: ``[N]`` int64, -1 where unknown.
         code: ``[N, D]`` float32.
         probabilities: ``[N, K]`` float32, ``q(y|x)``; None for a code without categories.
-        file: N names; None where images have none.
-        split: N names of splits; None for images of one split.
+        files: N names; None where images have none.
+        splits: N names of splits; None for images of one split.
     """
 
     row: Tensor
     label: Tensor
     code: Tensor
     probabilities: Tensor | None = None
-    file: Sequence[str] | None = None
-    split: Sequence[str] | None = None
+    files: Sequence[str] | None = None
+    splits: Sequence[str] | None = None
 
     def columns(self, classes: CategoryClasses | None = None, names: Sequence[str] | None = None) -> Columns:
         """The table: lists of N values by name; None where a value is not known.
@@ -60,10 +60,10 @@ class Predictions:
             - ``label``: what is known without the model.
         """
         columns: Columns = {}
-        if self.split is not None:
-            columns["split"] = list(self.split)
-        if self.file is not None:
-            columns["file"] = list(self.file)
+        if self.splits is not None:
+            columns["split"] = list(self.splits)
+        if self.files is not None:
+            columns["file"] = list(self.files)
         columns["row"] = self.row.tolist()
         if self.probabilities is not None:
             probability, category = self.probabilities.max(1)
@@ -82,7 +82,7 @@ class Predictions:
         return columns
 
     def arrays(self) -> dict[str, Any]:
-        """The same images for programs: ``row``, ``label``, ``code``, ``probabilities``, ``file`` and ``split``."""
+        """The same images for programs: ``row``, ``label``, ``code``, ``probabilities``, ``files`` and ``splits``."""
         found = vars(self)
         return {name: np.asarray(value) for name, value in found.items() if value is not None}
 
