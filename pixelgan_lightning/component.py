@@ -59,12 +59,23 @@ class Component(nn.Module):
                     f"*{name} of {cls.__name__} is not usable: allowed are arguments with names, to be stored"
                 )
         init_args = {}
-        for name, parameter in parameters.items():
-            if parameter.default is not inspect.Parameter.empty:
-                with suppress(ConfigurationError):  # a default that is code stays where it is
-                    init_args[name] = _plain(parameter.default, name)
+        for name, default in defaults(cls).items():
+            with suppress(ConfigurationError):  # a default that is code stays where it is
+                init_args[name] = _plain(default, name)
         init_args |= {k: _plain(v, f"{k} of {cls.__name__}") for k, v in self._init_args.items()}
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """Arguments that a class has values for; where it hands ``**kwargs`` on, those of its bases too."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            found = {p.name: p.default for p in parameters if p.default is not p.empty} | found
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return found
 
 
 def _plain(value: Any, what: str) -> Any:

@@ -4,53 +4,63 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import asdict, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from pixelgan_lightning import pretrained
 from pixelgan_lightning.augmentations import Augmentation
+from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.component import Description, construct
-from pixelgan_lightning.contracts import (
-    require_contracts,
-    require_evaluation_batch,
-    require_normalization,
-    require_number,
-    require_training_batch,
-)
-from pixelgan_lightning.decoders import Decoder, GatedPixelCNN
-from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
-from pixelgan_lightning.encoders import ConvEncoder, Encoder
+from pixelgan_lightning.contracts import require_evaluation_batch, require_training_batch
+from pixelgan_lightning.decoders import Decoder
+from pixelgan_lightning.discriminators import Discriminator
+from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.fused import FusedStep
+from pixelgan_lightning.gradients import Gradients
 from pixelgan_lightning.inference import inference
-from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
-from pixelgan_lightning.optimization import PhaseOptimizer
-from pixelgan_lightning.phases import Batch
-from pixelgan_lightning.posteriors import Posterior, default_posterior
-from pixelgan_lightning.priors import Categorical, Prior
+from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.phases import (
+    ClassificationPhase,
+    DiscriminatorPhase,
+    GeneratorPhase,
+    Phase,
+    ReconstructionPhase,
+    TrainStep,
+)
+from pixelgan_lightning.phases.base import Batch
+from pixelgan_lightning.posteriors import Posterior
+from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.random import RowDraws, keyed_seed
 from pixelgan_lightning.resume import Resumable
-from pixelgan_lightning.weights import build, read_folder, warm_start
+from pixelgan_lightning.steps import STEPS
+from pixelgan_lightning.trial import require_contracts
+from pixelgan_lightning.weights import build, read_folder
 
-PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
-Step = Literal["sequential", "fused"]
+THE_PAPERS: dict[str, type[Phase]] = {
+    "reconstruction": ReconstructionPhase,
+    "discriminator": DiscriminatorPhase,
+    "generator": GeneratorPhase,
+    "classification": ClassificationPhase,
+}
+"""The phases of the paper, by name, in their order; the last needs labels."""
 
 
-class PixelGAN(FusedStep, Resumable):
+class PixelGAN(Autoencoder, Resumable):
     """An encoder, a conditional PixelCNN as decoder, a discriminator that makes all codes together look like a prior.
 
     It minimises ``-E_x E_q(z|x)[log p(x|z)] + KL(q(z)||p(z))``: the evidence lower bound without its mutual
     information term, the marginal KL replaced by a discriminator (section 2 of the paper).
 
-    Images are float tensors ``[B, C, H, W]`` in [0, 1] (see :class:`~pixelgan_lightning.likelihoods.Likelihood`).
-    Components are given as instances or as ``{"class_path", "init_args"}``; they are copied, never shared, and built
-    anew: weights come by ``init_from``.
+    What is here is the training; what a trained model does is in :class:`~pixelgan_lightning.autoencoder.Autoencoder`.
 
     Args:
         image_shape: ``(C, H, W)``. The command line takes it from the data.
@@ -61,40 +71,17 @@ class PixelGAN(FusedStep, Resumable):
         decoder: default ``GatedPixelCNN()``.
         likelihood: default ``Bernoulli()``.
         discriminator: default ``MLPDiscriminator()``.
-        reconstruction: optimizer of the reconstruction phase (encoder and decoder).
-        encoder_lr: learning rate of the encoder in the reconstruction phase, if it is not that of the decoder.
-        discriminating: optimizer of the discriminator in the adversarial phase.
-        generating: optimizer of the encoder in the adversarial phase.
-        agreement: optimizer of the encoder in the agreement phase.
-        classification: optimizer of the encoder in the semi-supervised classification phase.
         augmentation: random views that the encoder sees in training; the decoder's target is the image itself. None:
             the images, as in the paper.
-        agree: add the agreement phase, which is not in the paper: two views of an image get the same category
-            (:func:`~pixelgan_lightning.agreement.pair_information`).
-        neighbour_steps: batches at the start in which the agreement phase pairs an image with a neighbour that the data
-            give (``neighbours`` of the data modules) instead of with itself: categories then follow how images vary,
-            not only how views do.
-        reconstruction_images: how many images of each process's batch, its first, the reconstruction phase sees: the
-            decoder is the expensive part of a step. The other phases see all. In sequential steps the encoder's running
-            statistics, which evaluation uses, follow these images. None: all.
-        label_aware: the discriminator also sees labels, so that each class owns a component of the prior
-            (Adversarial Autoencoders, section 2.3). It needs labels and a prior with a component for every class.
-        label_warmup_steps: batches at the start that run the classification phase only.
-        agreement_warmup_steps: batches at the start that run the agreement phase only. Labels then only name what was
-            found: the categories are put into the order of the classes that they hold most of.
-        step: ``sequential``: the phases one after the other, as in the paper. ``fused``: all phases at the same
-            parameters, with one pass through the encoder and one optimizer for it, which is faster
-            (:class:`~pixelgan_lightning.fused.FusedStep` says what differs).
-        accumulate_batches: batches whose gradients are averaged before an optimizer moves.
-        compile_decoder: ``torch.compile`` the decoder in place (half a minute once, then faster steps). On a CPU
-            in full precision the layers are written out by hand, which is faster, and stay as they are.
+        phases: by name, the losses of a step in the order in which they run (:mod:`pixelgan_lightning.phases`).
+            Default: those of the paper.
+        step: ``sequential``: the phases one after the other, as in the paper. ``fused``: with one pass through the
+            encoder and one optimizer for it, which is faster (:class:`~pixelgan_lightning.steps.Fused` says what
+            differs).
         seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
-        init_from: start from the weights in a checkpoint or exported folder, or of a model that ships with the package
-            (:func:`pixelgan_lightning.pretrained.names`), with fresh optimizers; layers of other shapes keep their
-            initial values (:func:`~pixelgan_lightning.weights.warm_start`). A checkpoint does not remember it.
 
     Raises:
-        ConfigurationError: components that do not fit together, or values out of range.
+        ConfigurationError: parts and phases that do not fit together, or values out of range.
     """
 
     def __init__(
@@ -107,140 +94,39 @@ class PixelGAN(FusedStep, Resumable):
         decoder: Decoder | Description | None = None,
         likelihood: Likelihood | Description | None = None,
         discriminator: Discriminator | Description | None = None,
-        reconstruction: PhaseOptimizer | dict[str, Any] | None = None,
-        encoder_lr: float | None = None,
-        discriminating: PhaseOptimizer | dict[str, Any] | None = None,
-        generating: PhaseOptimizer | dict[str, Any] | None = None,
-        agreement: PhaseOptimizer | dict[str, Any] | None = None,
-        classification: PhaseOptimizer | dict[str, Any] | None = None,
         augmentation: Augmentation | Description | None = None,
-        agree: bool = False,
-        neighbour_steps: int = 0,
-        reconstruction_images: int | None = None,
-        label_aware: bool = False,
-        label_warmup_steps: int = 0,
-        agreement_warmup_steps: int = 0,
-        step: Step = "sequential",
-        accumulate_batches: int = 1,
-        compile_decoder: bool = False,
+        phases: Mapping[str, Phase | Description] | None = None,
+        step: Literal["sequential", "fused"] = "sequential",
         seed: int = 0,
-        init_from: str | None = None,
     ) -> None:
-        super().__init__()
-        if accumulate_batches < 1:
-            raise ConfigurationError(f"accumulate_batches={accumulate_batches} is not usable: allowed are numbers >= 1")
-        warmups = {"label_warmup_steps": label_warmup_steps, "agreement_warmup_steps": agreement_warmup_steps}
-        for name, steps in warmups.items():
-            if steps < 0 or steps % accumulate_batches:
-                raise ConfigurationError(
-                    f"{name}={steps} is not usable: allowed are multiples of accumulate_batches={accumulate_batches} "
-                    "from 0"
-                )
-        if all(warmups.values()):
-            raise ConfigurationError(
-                f"label_warmup_steps={label_warmup_steps} is not usable with "
-                f"agreement_warmup_steps={agreement_warmup_steps}: allowed is one of them"
-            )
-        if agreement_warmup_steps and not agree:
-            raise ConfigurationError(
-                f"agreement_warmup_steps={agreement_warmup_steps} with agree=False is not usable: allowed is agree=True"
-            )
-        if neighbour_steps < 0 or (neighbour_steps and not agree):
-            raise ConfigurationError(
-                f"neighbour_steps={neighbour_steps} with agree={agree} is not usable: allowed are 0 and, with "
-                "agree=True, numbers >= 1"
-            )
-        if step not in get_args(Step):
-            raise ConfigurationError(f"step={step!r} is not usable: allowed are {', '.join(map(repr, get_args(Step)))}")
-        if encoder_lr is not None and not encoder_lr > 0:
-            raise ConfigurationError(f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and null")
-        if reconstruction_images is not None and reconstruction_images < 1:
-            raise ConfigurationError(
-                f"reconstruction_images={reconstruction_images} is not usable: allowed are numbers >= 1 and null"
-            )
-        if agree and augmentation is None:
-            raise ConfigurationError("agree=True with augmentation=None is not usable: allowed is an augmentation")
-        if label_aware and num_classes is None:
-            raise ConfigurationError("label_aware=True with num_classes=None is not usable: allowed are numbers >= 1")
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ConfigurationError(f"image_shape={list(image_shape)} is not usable: allowed are three numbers >= 1")
-        self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
-        self.num_classes = num_classes
-        self.encoder_lr = encoder_lr
-        self.label_warmup_steps, self.agreement_warmup_steps = label_warmup_steps, agreement_warmup_steps
-        self.step = step
-        self.accumulate_batches = accumulate_batches
-        self.reconstruction_images = reconstruction_images
-        self.label_aware = label_aware
-        self.seed = seed
-        self.prior: Prior = construct(Categorical(10) if prior is None else prior, Prior)
-        require_number("prior", self.prior, "code_dim", 0)
-        self.posterior: Posterior = construct(
-            default_posterior(self.prior) if posterior is None else posterior, Posterior
+        super().__init__(
+            image_shape, num_classes, prior, posterior, encoder, decoder, likelihood, discriminator, augmentation, seed
         )
-        self.encoder: Encoder = construct(ConvEncoder() if encoder is None else encoder, Encoder)
-        self.decoder: Decoder = construct(GatedPixelCNN() if decoder is None else decoder, Decoder)
-        self.likelihood: Likelihood = construct(Bernoulli() if likelihood is None else likelihood, Likelihood)
-        self.discriminator: Discriminator = construct(
-            MLPDiscriminator() if discriminator is None else discriminator, Discriminator
-        )
-        self.augmentation: Augmentation | None = None if augmentation is None else construct(augmentation, Augmentation)
-        self.agree, self.neighbour_steps = agree, neighbour_steps
-        optimizers = {
-            "reconstruction": phase_optimizer("reconstruction", reconstruction),
-            "discriminating": phase_optimizer("discriminating", discriminating),
-            "generating": phase_optimizer("generating", generating),
-            "agreement": phase_optimizer("agreement", agreement),
-            "classification": phase_optimizer("classification", classification),
-        }
+        self.automatic_optimization = False
+        if step not in STEPS:
+            raise ConfigurationError(f"step={step!r} is not usable: allowed are {', '.join(map(repr, STEPS))}")
+        given = {name: phase() for name, phase in THE_PAPERS.items()} if phases is None else phases
+        # Registered, so that parameters of a phase's own are the model's.
+        self.phases = cast("Mapping[str, Phase]", nn.ModuleDict(_construct_phases(given)))
         self.save_hyperparameters(
             {
                 "image_shape": list(self.image_shape),
                 "num_classes": num_classes,
                 "augmentation": None,
-                **{name: component.describe() for name, component in self.named_children()},  # type: ignore[operator]
-                **{name: {**asdict(o), "betas": list(o.betas)} for name, o in optimizers.items()},
-                "agree": agree,
-                "neighbour_steps": neighbour_steps,
-                "reconstruction_images": reconstruction_images,
-                "label_aware": label_aware,
-                "encoder_lr": encoder_lr,
-                "label_warmup_steps": label_warmup_steps,
-                "agreement_warmup_steps": agreement_warmup_steps,
+                **{name: part.describe() for name, part in self.parts().items()},
+                "phases": {name: phase.describe() for name, phase in self.phases.items()},
                 "step": step,
-                "accumulate_batches": accumulate_batches,
-                "compile_decoder": compile_decoder,
                 "seed": seed,
-                "init_from": None,  # a checkpoint has weights of its own
             }
         )
         # The names that lightning-bolts knows; they follow from the others and are not stored.
         self.hparams.update(latent_dim=self.prior.code_dim, img_dim=list(self.image_shape))
-        self.phase_optimizers = dict(zip(PHASES, optimizers.values(), strict=True))
-        if step == "fused":
-            self._require_fusable()
-        self.encoder.build(self.image_shape)
-        require_number("encoder", self.encoder, "num_features", 1)
-        self.posterior.build(self.encoder.num_features, self.prior)
-        self.decoder.build(self.image_shape, self.prior.code_dim, self.likelihood)
-        # Without a code nothing is discriminated; with labels, they and "unknown" come beside the code.
-        self.discriminator.build(max(self.prior.code_dim, 1) + (num_classes + 1 if label_aware and num_classes else 0))
-        if label_aware and self.prior.num_components != num_classes:
-            raise ConfigurationError(
-                f"label_aware=True with prior={type(self.prior).__name__} is not usable: allowed are priors with "
-                f"num_components={num_classes}, one for each class"
-            )
-        if agree or label_warmup_steps:
-            self._require_categories()
-        for name, component in self.named_children():
-            require_normalization(name, component)  # type: ignore[arg-type]
+        self.build_parts()
+        for phase in self.phases.values():
+            phase.build(self)
         require_contracts(self)
-        if compile_decoder:
-            self.decoder.compile()  # in place: the keys of the state dict stay as they are
-        self._warm_started = init_from is not None
-        if init_from is not None:
-            ships = init_from in pretrained.names() and not Path(init_from).exists()
-            warm_start(self, pretrained.folder(init_from) if ships else init_from)
+        self.gradients = Gradients(self)
+        self.step = STEPS[step](self, self.phases, self.gradients)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -255,80 +141,49 @@ class PixelGAN(FusedStep, Resumable):
         """
         return build(cls, read_folder(pretrained.folder(name)), f"pretrained={name}")
 
-    def _require_categories(self) -> None:
-        if type(self.posterior).logits is Posterior.logits:
-            self.posterior.logits(torch.empty(0))  # says why it cannot
-        if self.prior.num_categories is None:
-            raise ConfigurationError(
-                f"prior={type(self.prior).__name__} with num_categories=None is not usable with agree, labels or "
-                "label_warmup_steps: allowed are priors over categories"
-            )
-
-    def _with_category(self, z: Tensor, one_hot: Tensor) -> Tensor:
-        where = self.prior.category_slice
-        return one_hot if where is None else torch.cat([z[:, : where.start], one_hot, z[:, where.stop :]], 1)
-
     # ------------------------------------------------------------------------------------------------- the training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """The phases of section 2: one after the other, each with what the one before has written, or fused."""
-        step = self.global_step
+        """Run the phases of this step; :mod:`pixelgan_lightning.phases` has their table."""
+        number, rank = self.global_step, self.global_rank
         # Nothing here draws from the global stream; a component from elsewhere may (dropout), and is to be resumable.
-        torch.manual_seed(keyed_seed(self.seed, step, "global stream", self.global_rank))
-        phases = self._phases_of(batch)
-        draws = RowDraws(self.seed, step, rank=self.global_rank, world_size=self.trainer.world_size)
-        with self._one_step_per_batch():
-            if self._labels_in(batch) and step == self.agreement_warmup_steps > 0:
-                labelled = batch["labelled"]
-                self._name_categories(labelled["image"], labelled["label"], batch["unlabelled"]["image"])
-            if self.step == "fused":
-                self.fused_step(batch, phases, draws)
-            else:
-                self._sequential_step(batch, phases, draws)
+        seed_global_stream(keyed_seed(self.seed, number, "global stream", rank), self.device)
+        draws = RowDraws(self.seed, number, rank=rank, world_size=self.trainer.world_size)
+        step = TrainStep(batch, number, draws, logged=self._is_logged(number))
+        for phase in self.phases.values():
+            phase.begin(self, step)
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        self.step.run(
+            self._active(step), step, optimizers if isinstance(optimizers, list) else [optimizers], self._total_steps
+        )
+        if step.logged:
+            for name, value in step.numbers.items():
+                self.log(f"train/{name}", value, prog_bar=name in self.phases and self.phases[name].prog_bar)
+            self.gradients.require_finite()
+        self.gradients.count_step()
 
-    def _labels_in(self, batch: Batch) -> bool:
-        return "labelled" in batch and self.prior.num_categories is not None
+    def _active(self, step: TrainStep) -> list[str]:
+        """The phases that a step has, in order."""
+        working = [name for name, phase in self.phases.items() if phase.has_work(self, step)]
+        return [name for name in working if step.number < self.phases[name].alone] or working
 
-    def _phases_of(self, batch: Batch) -> list[str]:
-        """Those that this step has, in order."""
-        agreement_only = self.global_step < self.agreement_warmup_steps
-        labels_only = self.global_step < self.label_warmup_steps and "labelled" in batch
-        all_phases = not agreement_only and not labels_only
-        has = {
-            "reconstruction": all_phases,
-            "discriminator": all_phases and self.prior.code_dim > 0,
-            "generator": all_phases and self.prior.code_dim > 0,
-            "agreement": self.agree and not labels_only,
-            "classification": self._labels_in(batch) and not agreement_only,
-        }
-        return [phase for phase in PHASES if has[phase]]
+    def _is_logged(self, number: int) -> bool:
+        """As Lightning decides; and the last batch of an epoch, so that callbacks that watch a loss find a new one."""
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return interval > 0 and ((number + 1) % interval == 0 or self.trainer.should_stop or self.trainer.is_last_batch)
 
-    def _sequential_step(self, batch: Batch, phases: list[str], draws: RowDraws) -> None:
-        x = batch["unlabelled"]["image"]
-        if "reconstruction" in phases:
-            self.reconstruction_phase(x, draws)
-        if "discriminator" in phases:
-            seen = self._seen_by_discriminator(batch)
-            self.discriminator_phase(seen, draws)
-            self.generator_phase(seen, draws)
-        if "agreement" in phases:
-            self.agreement_phase(x, self._partners(batch["unlabelled"]), draws)
-        if "classification" in phases:
-            self.classification_phase(batch["labelled"]["image"], batch["labelled"]["label"], x, draws)
+    def configure_optimizers(self) -> list[Optimizer]:
+        return list(self.step.optimizers().values())
 
-    def configure_optimizers(self) -> Any:
-        recognition = [*self.encoder.parameters(), *self.posterior.parameters()]
-        encoder_group: dict[str, Any] = {"params": recognition}
-        if self.encoder_lr is not None:
-            encoder_group["lr"] = self.encoder_lr
-        groups: dict[str, list[dict[str, Any]]] = {
-            "reconstruction": [{"params": list(self.decoder.parameters())}, encoder_group],
-            "discriminator": [{"params": list(self.discriminator.parameters())}],
-            "generator": [{"params": recognition}],
-            "agreement": [{"params": recognition}],
-            "classification": [{"params": recognition}],
-        }
-        return [self.phase_optimizers[phase].build(groups[phase]) for phase in PHASES]
+    def reorder_categories(self, order: Tensor) -> None:
+        super().reorder_categories(order)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                average: Any = callback._average_model.module
+                average.posterior.reorder(order)
+        for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
+            for p in self.posterior.parameters():
+                optimizer.state.pop(p, None)
 
     def on_fit_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -340,59 +195,52 @@ class PixelGAN(FusedStep, Resumable):
                 "CategoricalLevels any number) or, with binarization=threshold, data with 2"
             )
         labels = getattr(data, "num_labelled", None)
-        if hasattr(data, "num_labelled") and not labels:
-            for name in ("label_aware", "label_warmup_steps"):
-                if getattr(self, name):
-                    raise ConfigurationError(
-                        f"{name}={getattr(self, name)} with num_labelled=None is not usable: allowed are labels"
-                    )
-        if labels and self.agreement_warmup_steps:
-            self._require_all_labels_at_once(data)
-        if labels and not self.label_aware:
-            self._require_categories()
-            k = self.prior.num_categories
-            if k is not None and self.num_classes is not None and k < self.num_classes:
-                raise ConfigurationError(
-                    f"num_categories={k} is not usable with labels: allowed are numbers >= {self.num_classes}, the "
-                    "number of classes"
-                )
+        if labels and not any("labelled" in phase.sees(self, 0) for phase in self.phases.values()):
+            raise ConfigurationError(
+                f"num_labelled={labels} is not usable, no phase sees labels: allowed are null, a ClassificationPhase "
+                "among the phases and a label-aware discriminator"
+            )
+        for phase in self.phases.values():
+            phase.check(self, self.trainer)
 
-    def _require_all_labels_at_once(self, data: Any) -> None:
-        """The batch that names the categories has to show every class, and the encoder alone gets other categories."""
-        in_a_batch = getattr(data, "labelled_batch_size", data.num_labelled)  # a data module from elsewhere has none
-        if in_a_batch * self.trainer.world_size < data.num_labelled:
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.gradients.forget()
+        self._total_steps = self.trainer.estimated_stepping_batches
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel) and not model.find_unused_parameters:
             raise ConfigurationError(
-                f"labelled_batch_size={in_a_batch} on {self.trainer.world_size} process(es) is not "
-                f"usable with agreement_warmup_steps={self.agreement_warmup_steps}: one batch names the categories; "
-                f"allowed are batches with all {data.num_labelled} labelled images"
+                "strategy=ddp is not usable: each phase gives gradients to its own parameters only; allowed is "
+                "strategy=ddp_find_unused_parameters_true (--config configs/trainer/ddp.yaml)"
             )
-        if self._warm_started:
-            raise ConfigurationError(
-                f"agreement_warmup_steps={self.agreement_warmup_steps} with init_from and labels is not usable: "
-                "naming the categories would put those of the encoder alone into another order; allowed is 0"
-            )
+        for name, phase in self.phases.items():
+            if phase.optimizer.needs_an_end and math.isinf(self._total_steps):
+                raise ConfigurationError(
+                    f"schedule={phase.optimizer.schedule!r} of the {name} phase is not usable without an end: allowed "
+                    "are max_epochs or max_steps, decay_steps, and 'constant'"
+                )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready <= 1:  # first batch of a run or an epoch
-            self._require_end()
-            needs = {name: getattr(self, name) for name in ("label_aware", "label_warmup_steps")}
-            require_training_batch(batch, needs)
-            self._check(batch["unlabelled"]["image"])
-            if self.global_step < self.neighbour_steps and "neighbour" not in batch["unlabelled"]:
+        if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready > 1:  # not the first of a run or an epoch
+            return
+        require_training_batch(batch)
+        self._check(batch["unlabelled"]["image"])
+        step = TrainStep(batch, self.global_step, RowDraws(self.seed))
+        for name, phase in self.phases.items():
+            works = phase.has_work(self, step)
+            missing = [seen for seen in phase.sees(self, step.number) if not step.has(seen)]
+            if missing and (works or step.number < phase.alone):
                 raise ConfigurationError(
-                    f"neighbour_steps={self.neighbour_steps} is not usable with data without neighbours: allowed are "
-                    "data modules with neighbours >= 1"
+                    f"phases.{name} is not usable with batches without {missing[0]} images: allowed are batches with "
+                    '{"labelled": {"image": ..., "label": ...}}, {"unlabelled": {"neighbour": ...}} for neighbours'
                 )
 
-    def _require_end(self) -> None:
-        """A schedule falls over the whole run."""
-        if math.isinf(self.trainer.estimated_stepping_batches):
-            for name, optimizer in self.phase_optimizers.items():
-                if optimizer.schedule != "constant":
-                    raise ConfigurationError(
-                        f"schedule={optimizer.schedule!r} of the {name} phase is not usable without an end: allowed "
-                        "are max_epochs or max_steps, and 'constant'"
-                    )
+    def on_train_epoch_end(self) -> None:
+        self.gradients.require_finite()
+
+    def require_finite(self) -> None:
+        """See :meth:`~pixelgan_lightning.gradients.Gradients.require_finite`."""
+        self.gradients.require_finite()
 
     # ----------------------------------------------------------------------------------------------- the evaluation
 
@@ -418,7 +266,7 @@ class PixelGAN(FusedStep, Resumable):
             category = z[:, self.prior.category_slice or slice(None)]
             one_hot = F.one_hot(category.argmax(1), self.prior.num_categories).to(z)
             if not torch.equal(one_hot, category):  # a straight-through posterior gives one-hot codes by itself
-                given_code = self.reconstruct(x, self._with_category(z, one_hot))
+                given_code = self.reconstruct(x, self.with_category(z, one_hot))
             log(f"{split}/reconstruction_one_hot", -given_code.mean())
 
     @inference
@@ -445,21 +293,34 @@ class PixelGAN(FusedStep, Resumable):
         self.log("step", float(self.global_step), sync_dist=True)
 
 
-def phase_optimizer(name: str, given: PhaseOptimizer | dict[str, Any] | None) -> PhaseOptimizer:
-    """The optimizer of one phase.
+def _construct_phases(given: Mapping[str, Phase | Description]) -> dict[str, Phase]:
+    """Fresh phases by name.
 
     Raises:
-        ConfigurationError: an argument unknown or out of range, which then has ``name`` before it.
+        ConfigurationError: no phases, a name that is no word, or a phase that cannot be made.
     """
-    if isinstance(given, PhaseOptimizer):
-        return given
-    given, known = given or {}, [field.name for field in fields(PhaseOptimizer)]
-    if not set(given) <= set(known):
-        raise ConfigurationError(f"{name}={given} is not usable: allowed are {', '.join(known)}")
-    try:
-        return PhaseOptimizer(**given)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{name}.{error}") from None
+    if not given:
+        raise ConfigurationError("phases={} is not usable: allowed is one phase or more, by name")
+    phases: dict[str, Phase] = {}
+    for name, phase in given.items():
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise ConfigurationError(f"phases.{name} is not usable: allowed are names of letters, digits and _")
+        try:
+            phases[name] = construct(phase, Phase)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"phases.{name}: {error}") from None
+    alone = [name for name, phase in phases.items() if phase.alone]
+    if len(alone) > 1:
+        raise ConfigurationError(f"alone > 0 of {' and '.join(alone)} is not usable: allowed is one phase at a time")
+    return phases
 
 
-__all__ = ["PHASES", "PixelGAN"]
+def seed_global_stream(seed: int, device: torch.device) -> None:
+    """``torch.manual_seed`` for the host and one device, at a hundredth of its time."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
+
+
+__all__ = ["THE_PAPERS", "PixelGAN"]

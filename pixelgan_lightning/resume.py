@@ -17,7 +17,6 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.manual_optimization import ManualOptimization
 from pixelgan_lightning.version import __version__
 
 EPOCH_LOOP = "epoch_loop."
@@ -27,7 +26,7 @@ DERIVED = ("latent_dim", "img_dim")
 """Names in ``hparams`` that callbacks of other packages look for; they follow from the arguments and are not stored."""
 
 
-class Resumable(ManualOptimization):
+class Resumable(pl.LightningModule):
     """A model whose checkpoints hold what a continued run needs, and that refuses those of another run."""
 
     def __init__(self) -> None:
@@ -42,6 +41,9 @@ class Resumable(ManualOptimization):
             return int(super().global_step)
         return self._trained_steps or int(super().global_step)
 
+    def require_finite(self) -> None:
+        """Refuse to go on with a loss or gradient that is infinite or NaN."""
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for derived in DERIVED:
             checkpoint.get("hyper_parameters", {}).pop(derived, None)
@@ -51,7 +53,6 @@ class Resumable(ManualOptimization):
         if trainer is not None:
             about["split_hash"] = getattr(getattr(trainer, "datamodule", None), "split_hash", None)
             about["images_per_step"] = images_per_step(trainer)
-            about["gradient_sums"] = self._gradient_sums
             add_unfinished_business(trainer, checkpoint, about)
         checkpoint["pixelgan_lightning"] = about
 
@@ -65,9 +66,6 @@ class Resumable(ManualOptimization):
             require_same_stream(self._trainer, self._resumed)
 
     def on_train_start(self) -> None:
-        self._watched.clear()
-        sums = self._resumed.get("gradient_sums", {})
-        self._gradient_sums = {name: [s.to(self.device) for s in total] for name, total in sums.items()}
         begin_next_epoch(self.trainer)
         log_unfinished_business(self.trainer, self._resumed)
         remember_last_checkpoint(self.trainer)

@@ -8,23 +8,22 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.checkpoint_io import unreadable
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.former import with_phases
 from pixelgan_lightning.version import __version__
 
-if TYPE_CHECKING:
-    from pixelgan_lightning.model import PixelGAN
-
-M = TypeVar("M", bound="PixelGAN")
+M = TypeVar("M", bound=Autoencoder)
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 EXPORTED = ("encoder", "posterior", "decoder", "prior", "likelihood")
@@ -65,7 +64,7 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
         content = torch.load(path, weights_only=True, map_location="cpu")
         about = content.get("pixelgan_lightning") or {}
         return Stored(
-            dict(content["hyper_parameters"]),
+            with_phases(content["hyper_parameters"]),
             dict(content["state_dict"]),
             about.get("split_hash"),
             content.get("pixelgan_lightning_config"),
@@ -90,7 +89,7 @@ def read_folder(folder: Path | str, argument: str = "pretrained") -> Stored:
     try:
         content = json.loads((folder / CONFIG).read_text())
         return Stored(
-            dict(content["model"]),
+            with_phases(content["model"]),
             load_file(folder / WEIGHTS),
             content.get("split_hash"),
             classes=CategoryClasses.from_plain(content.get("classes")),
@@ -136,10 +135,9 @@ def export(stored: Stored, folder: Path | str, card: str, half: bool = True) -> 
         if value.is_floating_point() and not (value.isfinite() == tensor.isfinite()).all():
             raise ConfigurationError(f"half=True is not usable: {name} has numbers beyond 65504; allowed is half=False")
         tensors[name] = value.contiguous().clone()  # the format takes no shared memory
-    description = {**stored.description, "compile_decoder": False, "init_from": None}
     config = {
         "pixelgan_lightning": __version__,
-        "model": description,
+        "model": stored.description,
         "split_hash": stored.split_hash,
         "classes": None if stored.classes is None else stored.classes.plain(),
     }
@@ -171,7 +169,7 @@ def build(cls: type[M], stored: Stored, where: str) -> M:
             weights do not match it; the discriminator alone may be missing.
     """
     try:
-        model = cls(**{**stored.description, "compile_decoder": False})
+        model = cls(**stored.description)
         missing, unexpected = model.load_state_dict(stored.tensors, strict=False)
     except ConfigurationError:
         raise
@@ -183,7 +181,7 @@ def build(cls: type[M], stored: Stored, where: str) -> M:
     return model.eval()
 
 
-def warm_start(model: nn.Module, path: Path | str) -> list[str]:
+def warm_start(model: Autoencoder, path: Path | str) -> list[str]:
     """Take from a checkpoint or exported folder the weights of every layer that fits; the others stay as they are.
 
     A layer fits if the file has all its tensors in the same shapes: with another number of categories the layers that
@@ -211,6 +209,7 @@ def warm_start(model: nn.Module, path: Path | str) -> list[str]:
             "encoder or decoder"
         )
     model.load_state_dict({name: tensors[name] for name in taken}, strict=False)
+    model.warm_started = True
     components: dict[str, list[str]] = {}
     for layer in by_layer:
         components.setdefault(layer.partition(".")[0], []).append(layer)

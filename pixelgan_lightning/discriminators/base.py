@@ -15,8 +15,12 @@ class Discriminator(Component):
     code_noise: float = 0.0
     """Standard deviation of the Gaussian noise that the model adds to every code shown to the discriminator."""
 
+    label_aware: bool = False
+    """Whether it sees labels beside codes, so that each class owns a component of the prior (Adversarial Autoencoders,
+    section 2.3): one-hot vectors with a last place for "unknown"."""
+
     def build(self, code_dim: int) -> Self:
-        """Create the parameters for codes ``[B, code_dim]``."""
+        """Create the parameters for codes ``[B, code_dim]``, with their labels behind them if it is ``label_aware``."""
         raise NotImplementedError
 
     def forward(self, z: Tensor) -> Tensor:

@@ -20,15 +20,16 @@ class MLPDiscriminator(Discriminator):
         code_noise: standard deviation of the noise on every code it sees, real and fake alike (instance noise,
             Soenderby et al., 2017). One-hot samples and softmax vectors never overlap: without noise a discriminator
             separates them at once and its gradient vanishes.
+        label_aware: see labels beside codes, so that each class owns a component of the prior.
     """
 
-    def __init__(self, widths: Sequence[int] = (256, 256), code_noise: float = 0.0) -> None:
+    def __init__(self, widths: Sequence[int] = (256, 256), code_noise: float = 0.0, label_aware: bool = False) -> None:
         super().__init__()
         if any(width < 1 for width in widths):
             raise ConfigurationError(f"widths={list(widths)} is not usable: allowed are numbers >= 1")
         if not code_noise >= 0:
             raise ConfigurationError(f"code_noise={code_noise} is not usable: allowed are values >= 0")
-        self.widths, self.code_noise = tuple(widths), code_noise
+        self.widths, self.code_noise, self.label_aware = tuple(widths), code_noise, label_aware
 
     def build(self, code_dim: int) -> Self:
         sizes = [code_dim, *self.widths]

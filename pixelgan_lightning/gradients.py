@@ -1,0 +1,120 @@
+"""Gradients of several losses in one training step: each moves its own parameters, and the step counts once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from pixelgan_lightning.errors import NonFiniteError
+
+
+class _Unseen(NamedTuple):
+    """A value that has to be finite, and that nobody has looked at yet."""
+
+    what: str
+    step: int
+    batch: int
+    epoch: int
+    value: Tensor
+
+
+@contextmanager
+def frozen(parameters: Sequence[Parameter]) -> Iterator[None]:
+    """What is computed in this context has no gradients for ``parameters``."""
+    switched = [p for p in parameters if p.requires_grad]
+    for p in switched:
+        p.requires_grad = False
+    try:
+        yield
+    finally:
+        for p in switched:
+            p.requires_grad = True
+
+
+class Gradients:
+    """What Lightning's manual optimization leaves to a module.
+
+    Args:
+        module: whose parameters are moved; its trainer is used.
+    """
+
+    def __init__(self, module: pl.LightningModule) -> None:
+        self.module = module
+        self._unseen: list[_Unseen] = []
+
+    def follow(
+        self, losses: Mapping[str, Tensor], optimizer: Optimizer, name: str, clip_norm: float | None = None
+    ) -> None:
+        """Move parameters by the gradient of the sum of ``losses``.
+
+        Args:
+            losses: by the name of their phase.
+            optimizer: one of the module's, without the wrapper by which Lightning counts steps.
+            name: the phase whose optimizer it is.
+            clip_norm: the largest norm that the gradient may have.
+        """
+        terms = list(losses.values())
+        self.module.manual_backward(sum(terms[1:], terms[0]))
+        moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
+        for phase, loss in losses.items():
+            self._watch(f"loss of the {phase} phase", loss.detach())
+        self._watch(f"norm of the gradient of the {name} phase", norm)
+        if norm.device.type == "cpu":  # looking is free
+            self.require_finite()
+        if clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(moved, clip_norm, norm)
+        self.module.trainer.strategy.optimizer_step(optimizer, _nothing)
+        for p in moved:
+            p.grad = None
+
+    def count_step(self) -> None:
+        """Let ``global_step`` advance by one.
+
+        Lightning counts the steps of optimizers that are wrapped. No parameter has a gradient by now, so none moves.
+        """
+        optimizers = self.module.optimizers()
+        (optimizers[0] if isinstance(optimizers, list) else optimizers).step()
+
+    def _watch(self, what: str, value: Tensor) -> None:
+        """Remember a value that has to be finite: to look at it at once would make the host wait for the device."""
+        module = self.module
+        batch = module.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+        self._unseen.append(_Unseen(what, module.global_step, batch, module.current_epoch, value))
+
+    def require_finite(self) -> None:
+        """Look at all losses and gradient norms since the last time, in one transfer from the device.
+
+        Called before an optimizer moves where looking costs nothing, on a CPU; elsewhere with every row of the logs,
+        which reads from the device anyway, and at the end of an epoch. And before each validation and each checkpoint:
+        no number and no file ever holds what came of such a value.
+
+        Raises:
+            NonFiniteError: for the first that is infinite or NaN; again at each further call.
+        """
+        if not self._unseen:
+            return
+        values = torch.stack([unseen.value.float() for unseen in self._unseen]).tolist()
+        for unseen, value in zip(self._unseen, values, strict=True):
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"the {unseen.what} is {value} at step {unseen.step} (batch {unseen.batch} of epoch "
+                    f"{unseen.epoch}); checkpoints written before are good"
+                )
+        self._unseen.clear()
+
+    def forget(self) -> None:
+        """What nobody has looked at yet belongs to a training that is over."""
+        self._unseen.clear()
+
+
+def _nothing() -> None:
+    """The gradients are there already."""
