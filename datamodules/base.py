@@ -49,7 +49,7 @@ class ImageDataModule(LightningDataModule):
         label_seed: key of the draw of the labelled images, separate from the seed of training.
         neighbours: give each unlabelled training image one of this many that look most like it
             (:func:`~pixelgan_lightning.datamodules.neighbours.nearest_neighbours`), drawn anew at every visit; 0 for
-            none. The model's ``neighbour_steps`` says how long the agreement phase makes use of it.
+            none. ``neighbour_steps`` of the agreement phase says how long it makes use of it.
         seed: key of the order of the batches and of dynamic binarisation.
         levels: number of grey levels, ``2..native_levels`` (``floor(v * levels / native_levels)``: bins of equal
             width); None for all native levels, or for 2 where images are binarised.

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
-from pixelgan_lightning import commands
+from pixelgan_lightning import commands, pretrained
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable, StopOnSignal
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
@@ -42,8 +42,8 @@ from pixelgan_lightning.likelihoods import Likelihood
 from pixelgan_lightning.loggers import RunWandbLogger
 from pixelgan_lightning.memory import reuse_memory
 from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
-from pixelgan_lightning.model import PixelGAN, phase_optimizer
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.model import THE_PAPERS, PixelGAN
+from pixelgan_lightning.phases import Phase
 from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.precision import require_usable_precision
 from pixelgan_lightning.priors import Prior
@@ -59,7 +59,7 @@ from pixelgan_lightning.run_folder import (
     run_of,
 )
 from pixelgan_lightning.version import __version__
-from pixelgan_lightning.weights import read_checkpoint
+from pixelgan_lightning.weights import read_checkpoint, warm_start
 
 COMPONENTS = {
     "augmentation": Augmentation,
@@ -70,9 +70,8 @@ COMPONENTS = {
     "likelihood": Likelihood,
     "discriminator": Discriminator,
 }
-OPTIMIZERS = ("reconstruction", "discriminating", "generating", "agreement", "classification")
 FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data decides
-AT_RUNTIME = ("seed", "compile_decoder", "init_from")  # model arguments that a checkpoint does not decide
+AT_RUNTIME = ("seed",)  # model arguments that a checkpoint does not decide
 
 
 class Parser(LightningArgumentParser):
@@ -152,11 +151,10 @@ class PixelGANCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """In Python the model takes plain dictionaries too; here only classes, so that their arguments are checked."""
         parser.add_lightning_class_args(pl.Trainer, "trainer")
-        parser.add_class_arguments(PixelGAN, "model", skip={*COMPONENTS, *OPTIMIZERS})
+        parser.add_class_arguments(PixelGAN, "model", skip={*COMPONENTS, "phases"})
         for name, base in COMPONENTS.items():
             parser.add_subclass_arguments(base, f"model.{name}")
-        for name in OPTIMIZERS:
-            parser.add_class_arguments(PhaseOptimizer, f"model.{name}")
+        parser.add_argument("--model.phases", type=dict[str, Phase], help="By name, the losses of a step, in order.")
         parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -165,6 +163,20 @@ class PixelGANCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Folder of the run. Default: a new one in runs/, or that of --ckpt_path.",
+        )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="Start from the weights in a checkpoint or exported folder, or of a model that ships with the package, "
+            "with fresh optimizers; layers of other shapes keep their initial values.",
+        )
+        parser.add_argument(
+            "--compile_decoder",
+            type=bool,
+            default=False,
+            help="torch.compile the decoder: half a minute once, then faster steps. On a CPU in full precision the "
+            "layers are written out by hand, which is faster, and stay as they are.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -178,6 +190,7 @@ class PixelGANCLI(LightningCLI):
                 "model.decoder": {"class_path": "GatedPixelCNN"},
                 "model.likelihood": {"class_path": "Bernoulli"},
                 "model.discriminator": {"class_path": "MLPDiscriminator"},
+                "model.phases": {name: {"class_path": phase.__name__} for name, phase in THE_PAPERS.items()},
             }
         )
         for name in FROM_DATA:
@@ -226,15 +239,18 @@ class PixelGANCLI(LightningCLI):
                 for key, mine, theirs in _differences(given.data.as_dict(), before.data.as_dict(), "data"):
                     say(f"{key}: {mine!r} from here on, the run had {theirs!r}")
         decided = parser.parse_args([command])[command].model
-        decided.compile_decoder, decided.seed = given.model.compile_decoder, given.model.seed
-        if _option(args, "--model.init_from") is None:  # the run's configuration says how it began
-            given.model.init_from = None
+        decided.seed = given.model.seed
+        if _option(args, "--init_from") is not None:
+            raise ConfigurationError(
+                f"init_from={given.init_from} with ckpt_path is not usable: allowed is one of them"
+            )
+        given.init_from = None  # the run's configuration says how it began
         differences = _differences(given.model.as_dict(), decided.as_dict(), "model")
         if command == "fit" and differences:
             key, mine, theirs = differences[0]
             raise ConfigurationError(
                 f"{key}={mine!r} does not continue a run with {theirs!r}: allowed is the same (for a new run from its "
-                "weights --model.init_from in place of --ckpt_path)"
+                "weights --init_from in place of --ckpt_path)"
             )
         for key, mine, theirs in differences:
             say(f"{key}: {mine!r} is not used, the checkpoint has {theirs!r}")
@@ -255,7 +271,7 @@ class PixelGANCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        require_usable_precision(config.trainer)
+        require_usable_precision(config.trainer.precision)
         _require_settings_of_phases(config)
         given = config.clone()
         for key in ("run_dir", "ckpt_path", "config"):
@@ -280,11 +296,17 @@ class PixelGANCLI(LightningCLI):
         theirs, mine = self._stored.get("image_shape"), list(self.model.image_shape)
         if theirs is not None and theirs != mine:
             raise ConfigurationError(f"data with image_shape={mine} is not usable: the checkpoint is for {theirs}")
+        config = self.config[self.subcommand]
+        if config.init_from is not None:
+            ships = config.init_from in pretrained.names() and not Path(config.init_from).exists()
+            warm_start(self.model, pretrained.folder(config.init_from) if ships else config.init_from)
+        if config.compile_decoder:
+            self.model.decoder.compile()  # in place: the keys of the state dict stay as they are
 
     def after_instantiate_classes(self) -> None:
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             say(f"run folder: {self.run_dir}")
-        if self.subcommand != "fit" and not self._stored and self.config[self.subcommand].model.init_from is None:
+        if self.subcommand != "fit" and not self._stored and self.config[self.subcommand].init_from is None:
             say(f"{self.subcommand} without --ckpt_path: the model has its initial weights")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -351,9 +373,7 @@ def _defaults(description: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint decides about the model, by key of the command line."""
     defaults = {}
     for name, value in description.items():
-        if name in OPTIMIZERS:
-            defaults.update({f"model.{name}.{key}": v for key, v in value.items()})
-        elif name == "seed":
+        if name == "seed":
             defaults["seed_everything"] = value  # which the command line passes on to the model
         elif name not in (*FROM_DATA, *AT_RUNTIME):
             defaults[f"model.{name}"] = value
@@ -455,18 +475,16 @@ def _require_settings_of_phases(config: Any) -> None:
     """What each phase has of its own: Lightning's message would say to switch to automatic optimization.
 
     Raises:
-        ConfigurationError: one of Lightning's settings for all, or a phase's value out of range.
+        ConfigurationError: one of Lightning's settings for all.
     """
     instead = {
-        "gradient_clip_val": "model.<phase>.clip_norm, for example --model.reconstruction.clip_norm",
-        "gradient_clip_algorithm": "model.<phase>.clip_norm",
-        "accumulate_grad_batches": "model.accumulate_batches",
+        "gradient_clip_val": "model.phases.<phase>.clip_norm, for example --model.phases.reconstruction.clip_norm",
+        "gradient_clip_algorithm": "model.phases.<phase>.clip_norm",
+        "accumulate_grad_batches": "a larger batch_size: every phase moves its parameters with every batch",
     }
     for name, other in instead.items():
         if config.trainer[name] != inspect.signature(pl.Trainer).parameters[name].default:
             raise ConfigurationError(f"trainer.{name}={config.trainer[name]} is not usable: allowed is {other}")
-    for name in OPTIMIZERS:
-        phase_optimizer(f"model.{name}", config.model[name].as_dict())
 
 
 def _require_yaml(args: Sequence[str]) -> None:

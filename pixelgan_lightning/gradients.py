@@ -68,13 +68,18 @@ class Gradients:
         for phase, loss in losses.items():
             self._watch(f"loss of the {phase} phase", loss.detach())
         self._watch(f"norm of the gradient of the {name} phase", norm)
-        if norm.device.type == "cpu":  # looking is free
+        if self.looking_is_free:
             self.require_finite()
         if clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(moved, clip_norm, norm)
         self.module.trainer.strategy.optimizer_step(optimizer, _nothing)
         for p in moved:
             p.grad = None
+
+    @property
+    def looking_is_free(self) -> bool:
+        """Whether the host need not wait for a device to see a value."""
+        return self.module.device.type == "cpu"
 
     def count_step(self) -> None:
         """Let ``global_step`` advance by one.

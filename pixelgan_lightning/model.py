@@ -38,6 +38,7 @@ from pixelgan_lightning.phases import (
 )
 from pixelgan_lightning.phases.base import Batch
 from pixelgan_lightning.posteriors import Posterior
+from pixelgan_lightning.precision import require_usable_precision
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.random import RowDraws, keyed_seed
 from pixelgan_lightning.resume import Resumable
@@ -186,6 +187,7 @@ class PixelGAN(Autoencoder, Resumable):
                 optimizer.state.pop(p, None)
 
     def on_fit_start(self) -> None:
+        require_usable_precision(self.trainer.precision)
         data = getattr(self.trainer, "datamodule", None)
         levels = getattr(data, "levels", self.likelihood.levels)
         if levels != self.likelihood.levels:

@@ -51,7 +51,7 @@ class BatchNorm(nn.Module):
             if x.numel() == x.shape[1]:
                 raise ConfigurationError(
                     "a batch of one image is not usable with batch normalisation: allowed are batch_size >= 2, "
-                    "reconstruction_images >= 2, and encoders and posteriors without it (norm='group', "
+                    "images >= 2 of a phase, and encoders and posteriors without it (norm='group', "
                     "standardize=False)"
                 )
             mean, var = (self.running_mean, self.running_var) if self.tracking else (None, None)

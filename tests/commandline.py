@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,16 @@ from pixelgan_lightning.cli import main
 TESTS = Path(__file__).parent
 CONFIGS = TESTS.parent / "configs"
 SMALL = str(TESTS / "small.yaml")
+
+
+def all_phases(**settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Every phase as a configuration describes it, with the settings of some; None leaves one out."""
+    names = ("reconstruction", "discriminator", "generator", "agreement", "classification")
+    return {
+        name: {"class_path": f"{name.capitalize()}Phase", "init_args": settings.get(name) or {}}
+        for name in names
+        if settings.get(name, {}) is not None
+    }
 
 
 def pixelgan(*args: object) -> None:

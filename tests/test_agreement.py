@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
-from test_model import CLASSES, around_phases, batches, close, fit, state, tiny
+from test_model import CLASSES, PHASES, around_phases, batches, close, fit, phases, state, tiny
 from torch import Tensor
 
-from pixelgan_lightning.agreement import class_order, pair_information
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.model import PHASES
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.phases import Phase
+from pixelgan_lightning.phases.agreement import class_order, pair_information
 from pixelgan_lightning.posteriors import ProductPosterior
 from pixelgan_lightning.priors import Categorical, Gaussian, ProductPrior
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+
+
+def first(steps: int, **settings: dict[str, Any]) -> dict[str, Phase]:
+    """All phases, the agreement alone for some batches."""
+    return phases(**{"agreement": {"alone": steps}, **settings})
 
 
 class TestPairInformation:
@@ -64,13 +68,13 @@ class TestClassOrder:
 
 class TestWarmup:
     def test_runs_the_agreement_only_and_then_everything(self) -> None:
-        model, seen = tiny(agreement_warmup_steps=2), []
+        model, seen = tiny(phases=first(2)), []
         around_phases(model, lambda phase, run: (run(), seen.append((model.global_step, phase)))[0])
         fit(model, batches(3))
         assert seen == [(0, "agreement"), (1, "agreement"), *[(2, phase) for phase in PHASES]]
 
     def test_moves_the_running_statistics(self) -> None:
-        model = tiny(agreement_warmup_steps=2)
+        model = tiny(phases=first(2))
         before = {name: value for name, value in state(model).items() if name.endswith("running_mean")}
         fit(model, batches(1))
         assert before
@@ -79,16 +83,16 @@ class TestWarmup:
     def test_labels_name_the_categories(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Categories that were found in another order are put into that of the classes, once, at its end."""
         names: list[Tensor] = []
-        model = tiny(agreement_warmup_steps=1, num_classes=CLASSES)
+        model = tiny(phases=first(1), num_classes=CLASSES)
         data = batches(3, size=30)
         reorder = model.posterior.reorder
         monkeypatch.setattr(model.posterior, "reorder", lambda order: (names.append(order), reorder(order)))
         found: list[Tensor] = []
-        agreement = model.agreement_phase
+        run_phase = model.step.run_phase
 
-        def and_then_label(*args: Any) -> None:
+        def and_then_label(*args: Any, **kwargs: Any) -> None:
             """Labels of the next batch: the categories, as they are now, in another order."""
-            agreement(*args)
+            run_phase(*args, **kwargs)
             if not found:
                 beside = torch.cat([data[1]["labelled"]["image"], data[1]["unlabelled"]["image"]])
                 with torch.no_grad():
@@ -96,22 +100,23 @@ class TestWarmup:
                 found.append(category)
                 data[1]["labelled"]["label"].copy_(torch.tensor([1, 2, 0])[category])
 
-        monkeypatch.setattr(model, "agreement_phase", and_then_label)
+        monkeypatch.setattr(model.step, "run_phase", and_then_label)
         fit(model, data)
         assert len(found[0].unique()) == CLASSES
         assert [order.tolist() for order in names] == [[2, 0, 1]]
 
     def test_averaged_weights_get_the_names_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Otherwise the average would mix categories of the old order with those of the new."""
-        names = ("reconstruction", "discriminating", "generating", "agreement", "classification")
-        model = tiny(agreement_warmup_steps=1, **dict.fromkeys(names, PhaseOptimizer(lr=1e-15)))
+        still: dict[str, dict[str, Any]] = {name: {"lr": 1e-15} for name in PHASES}
+        still["agreement"]["alone"] = 1
+        model = tiny(phases=phases(**still))
         before = model.posterior.linear.weight.detach().clone()
-        monkeypatch.setattr("pixelgan_lightning.phases.class_order", lambda counts: torch.tensor([2, 0, 1]))
+        monkeypatch.setattr("pixelgan_lightning.phases.agreement.class_order", lambda counts: torch.tensor([2, 0, 1]))
         fit(model, batches(3), callbacks=EMAWeightAveraging(decay=0.9))
         close(model.posterior.linear.weight.detach(), before[[2, 0, 1]])
 
     def test_what_optimizers_remember_of_the_old_order_is_forgotten(self) -> None:
-        model = tiny(agreement_warmup_steps=1)
+        model = tiny(phases=first(1))
         counted = []
         around_phases(
             model,
@@ -130,15 +135,7 @@ class TestWarmup:
         fit(model, batches(2))
         assert [c for c in counted if c] == [[1, 1], [1, 2]]
 
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"agreement_warmup_steps": -1}, "agreement_warmup_steps=-1"),
-            ({"agreement_warmup_steps": 3, "accumulate_batches": 2}, "multiples of accumulate_batches=2"),
-            ({"agreement_warmup_steps": 2, "label_warmup_steps": 2}, "allowed is one of them"),
-            ({"agreement_warmup_steps": 2, "agree": False}, "allowed is agree=True"),
-        ],
-    )
-    def test_refuses_what_does_not_fit(self, arguments: dict[str, Any], message: str) -> None:
-        with pytest.raises(ConfigurationError, match=message):
-            tiny(**arguments)
+
+def test_neighbours_are_counted_from_none() -> None:
+    with pytest.raises(ConfigurationError, match=r"neighbour_steps=-1 .* >= 0"):
+        phases(agreement={"neighbour_steps": -1})

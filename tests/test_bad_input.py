@@ -35,7 +35,13 @@ from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.phases import (
+    AgreementPhase,
+    ClassificationPhase,
+    DiscriminatorPhase,
+    GeneratorPhase,
+    ReconstructionPhase,
+)
 from pixelgan_lightning.posteriors import (
     CategoricalPosterior,
     DeterministicPosterior,
@@ -110,18 +116,19 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "no channels": (["--model.decoder.channels", 0], ["channels=0"]),
     "negative layers": (["--model.decoder.layers", -1], ["layers=-1"]),
     "even kernel": (["--model.decoder.first_kernel", 4], ["first_kernel=4"]),
-    "betas": (["--model.reconstruction.betas", "[0.9, 1.5]"], ["betas=[0.9, 1.5]"]),
-    "clipping at 0": (["--model.generating.clip_norm", 0], ["clip_norm=0"]),
-    "NaN as rate": (["--model.classification.lr", "nan"], ["lr=nan"]),
-    "warm-up without labels": (["--model.label_warmup_steps", 2], ["label_warmup_steps=2", "num_labelled=None"]),
+    "betas": (["--model.phases.reconstruction.betas", "[0.9, 1.5]"], ["betas=[0.9, 1.5]"]),
+    "clipping at 0": (["--model.phases.generator.clip_norm", 0], ["clip_norm=0"]),
+    "NaN as rate": (["--model.phases.classification.lr", "nan"], ["lr=nan"]),
+    "warm-up without labels": (["--model.phases.classification.alone", 2], ["alone=2", "num_labelled=None"]),
     "categories named by some of the labels": (
         [
-            *("--model.augmentation", "RandomAffine", "--model.agree", "true", "--model.agreement_warmup_steps", 2),
+            *("--model.augmentation", "RandomAffine", "--model.phases.agreement", "AgreementPhase"),
+            *("--model.phases.agreement.alone", 2),
             *("--data.num_labelled", 20, "--data.labelled_batch_size", 10),
         ],
-        ["labelled_batch_size=10", "agreement_warmup_steps=2", "all 20 labelled images"],
+        ["labelled_batch_size=10", "alone=2", "all 20 labelled images"],
     ),
-    "agreement without views": (["--model.agree", "true"], ["agree=True", "augmentation"]),
+    "agreement without views": (["--model.phases.agreement", "AgreementPhase"], ["AgreementPhase", "augmentation"]),
     "shape that is the data's": (["--model.image_shape", "[1, 2, 2]"], ["image_shape"]),
     "columns": (["--trainer.callbacks+=SampleGrid", "--trainer.callbacks.columns", 0], ["columns=0"]),
     "two subcommands": (["test"], ["test"]),
@@ -507,10 +514,10 @@ POSTERIORS = {
         {
             "step": st.sampled_from(["sequential", "fused"]),
             "label_aware": st.sampled_from([False, False, True]),
-            "reconstruction_images": st.sampled_from([None, 3, 100]),
-            "accumulate_batches": st.sampled_from([1, 2]),
-            "label_warmup_steps": st.sampled_from([0, 0, 0, 2]),
-            "agreement_warmup_steps": st.sampled_from([0, 0, 0, 2]),
+            "images": st.sampled_from([None, 3, 100]),
+            "labels_first": st.sampled_from([0, 0, 0, 2]),
+            "agreement_first": st.sampled_from([0, 0, 0, 2]),
+            "classification": st.booleans(),
         }
     ),
 )
@@ -519,6 +526,15 @@ def test_any_combination_trains_or_is_refused(
 ) -> None:
     refusals: list[str] = []
     try:
+        phases = {
+            "reconstruction": ReconstructionPhase(images=arguments["images"]),
+            "discriminator": DiscriminatorPhase(),
+            "generator": GeneratorPhase(),
+        }
+        if views and "agree" in views:
+            phases["agreement"] = AgreementPhase(alone=arguments["agreement_first"])
+        if arguments["classification"]:
+            phases["classification"] = ClassificationPhase(alone=arguments["labels_first"])
         model = PixelGAN(
             (1, 8, 8),
             10,
@@ -526,10 +542,10 @@ def test_any_combination_trains_or_is_refused(
             posterior=POSTERIORS[posterior](),
             encoder=ConvEncoder([2], 4),
             decoder=GatedPixelCNN(4, layers=1, first_kernel=3),
-            discriminator=MLPDiscriminator([4]),
+            discriminator=MLPDiscriminator([4], label_aware=arguments["label_aware"]),
             augmentation=RandomAffine() if views and "views" in views else None,
-            agree=bool(views and "agree" in views),
-            **arguments,
+            phases=phases,
+            step=arguments["step"],
         )
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = pl.Trainer(max_steps=3, limit_val_batches=1, enable_model_summary=False, **quiet)  # type: ignore[arg-type]
@@ -575,12 +591,11 @@ def test_any_numbers_for_the_data_work_or_are_refused(
     st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(0, 6)),
     st.integers(-1, 4),
     st.integers(-1, 3),
-    st.integers(-1, 3),
     st.sampled_from([Categorical, Gaussian]),
     st.one_of(st.floats(-1, 1), st.just(float("nan"))),
 )
 def test_any_numbers_for_the_model_work_or_are_refused(
-    shape: tuple[int, int, int], size: int, accumulate: int, warmup: int, prior: Any, rate: float
+    shape: tuple[int, int, int], size: int, alone: int, prior: Any, rate: float
 ) -> None:
     refusals: list[str] = []
     try:
@@ -592,16 +607,14 @@ def test_any_numbers_for_the_model_work_or_are_refused(
                 "class_path": "pixelgan_lightning.decoders.GatedPixelCNN",
                 "init_args": {"channels": 4, "layers": 1, "first_kernel": 3},
             },
-            accumulate_batches=accumulate,
-            label_warmup_steps=warmup,
-            reconstruction=PhaseOptimizer(lr=rate),
+            phases={"reconstruction": ReconstructionPhase(lr=rate, alone=alone)},
         )
     except ConfigurationError as error:
         refusals.append(str(error))
     else:
         assert min(shape) >= 1
         assert size >= 1
-        assert accumulate >= 1
+        assert alone >= 0
         assert rate > 0
         assert model.sample(2).shape == (2, *shape)
     assert all("\n" not in line for line in refusals)

@@ -23,6 +23,7 @@ from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.phases import DiscriminatorPhase, ReconstructionPhase
 from pixelgan_lightning.priors import Gaussian
 
 INSTALLED = importlib.util.find_spec("pl_bolts") is not None
@@ -104,7 +105,10 @@ def test_latent_interpolator(tmp_path: Path) -> None:
 def test_schedule(warmup: int, tmp_path: Path) -> None:
     """The rates in training are those that the scheduler itself gives when it is stepped."""
     settings = LinearWarmupCosine(lr=0.01, warmup_steps=warmup, final_lr_factor=0.1)
-    model = small_model(discriminating=settings)
+    phase = DiscriminatorPhase()
+    phase.optimizer = settings
+    model = small_model(phases={"reconstruction": ReconstructionPhase(), "discriminator": phase})
+    assert model.hparams["phases"]["discriminator"]["init_args"]["schedule"] == "cosine"
     rates: list[float] = []
 
     class Watch(pl.Callback):

@@ -83,10 +83,34 @@ def test_shapes_flow_from_the_data_to_the_model(run: Path) -> None:
 
 
 def test_files_stack_and_flags_override() -> None:
-    other = yaml_file("other.yaml", {"model": {"reconstruction": {"lr": 0.25}, "encoder_lr": 0.5}})
-    pixelgan(*FIT, "--config", other, "--model.encoder_lr", "0.125", "--seed_everything", 3, "--run_dir", "run")
+    other = yaml_file(
+        "other.yaml",
+        {
+            "model": {
+                "phases": {
+                    "reconstruction": {
+                        "class_path": "ReconstructionPhase",
+                        "init_args": {"lr": 0.25, "encoder_lr": 0.5},
+                    }
+                }
+            }
+        },
+    )
+    pixelgan(
+        *FIT,
+        "--config",
+        other,
+        "--model.phases.reconstruction.encoder_lr",
+        "0.125",
+        "--seed_everything",
+        3,
+        "--run_dir",
+        "run",
+    )
     model = config_of(Path("run"))["model"]
-    assert (model["reconstruction"]["lr"], model["encoder_lr"]) == (0.25, 0.125)
+    reconstruction = model["phases"]["reconstruction"]["init_args"]
+    assert (reconstruction["lr"], reconstruction["encoder_lr"]) == (0.25, 0.125)
+    assert list(model["phases"]) == ["reconstruction"]
     assert model["decoder"]["init_args"]["channels"] == 4  # from the first file
     assert load(Path("run")).seed == 3
 
@@ -114,8 +138,8 @@ def test_another_class_starts_from_its_own_defaults() -> None:
 
 
 def test_packaged_configurations_are_found_from_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "fit", "--config", "configs/digits_clustering.yaml", "--model.encoder_lr", "much")
-    assert line == "model.encoder_lr=much is not usable: allowed is float"
+    line = refused(capsys, "fit", "--config", "configs/digits_clustering.yaml", "--model.posterior.gain", "much")
+    assert line == "model.posterior.gain=much is not usable: allowed is float"
     assert "ships with the package" not in line
 
 
@@ -232,21 +256,22 @@ def test_the_checkpoint_decides_about_the_model(run: Path, capsys: pytest.Captur
     wanted = results(run)
     assert "is not used" not in capsys.readouterr().out
 
-    flags = ["--model.decoder.init_args.channels", "24", "--model.encoder_lr", "0.5", "--model.prior", "Gaussian"]
+    rate = ["--model.phases.reconstruction.encoder_lr", "0.5"]
+    flags = ["--model.decoder.init_args.channels", "24", *rate, "--model.prior", "Gaussian"]
     assert results(run, *flags) == wanted
     said = capsys.readouterr().out.splitlines()
     assert "model.decoder.init_args.channels: 24 is not used, the checkpoint has 4" in said
-    assert "model.encoder_lr: 0.5 is not used, the checkpoint has None" in said
+    assert "model.phases.reconstruction.init_args.encoder_lr: 0.5 is not used, the checkpoint has None" in said
     assert any(line.startswith("model.prior: 'pixelgan_lightning.priors.Gaussian' is not used") for line in said)
     assert sum("is not used" in line for line in said) == 3
 
 
 def test_a_continued_run_has_the_model_that_it_had(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = ["fit", "--run_dir", run, "--ckpt_path", "last", "--trainer.max_epochs", 2]
-    line = refused(capsys, *again, "--model.reconstruction.lr", "1e-4")
-    assert "model.reconstruction.lr=0.0001 does not continue a run with 0.001" in line
-    assert "--model.init_from" in line
-    pixelgan(*again, "--model.reconstruction.lr", "1e-3", "--config", SMALL, "--trainer.max_epochs", 2)
+    line = refused(capsys, *again, "--model.phases.reconstruction.lr", "1e-4")
+    assert "model.phases.reconstruction.init_args.lr=0.0001 does not continue a run with 0.001" in line
+    assert "--init_from" in line
+    pixelgan(*again, "--model.phases.reconstruction.lr", "1e-3", "--config", SMALL, "--trainer.max_epochs", 2)
 
 
 def test_the_checkpoint_decides_against_another_configuration(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,7 +353,7 @@ def test_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "initial weights" not in capsys.readouterr().out
     pixelgan("validate", "--config", SMALL)
     assert "validate without --ckpt_path: the model has its initial weights" in capsys.readouterr().out
-    pixelgan("validate", "--config", SMALL, "--model.init_from", last(run))
+    pixelgan("validate", "--config", SMALL, "--init_from", last(run))
     assert "initial weights" not in capsys.readouterr().out
 
 
@@ -369,18 +394,18 @@ class Record:
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Record:
     seen = Record()
-    reconstruction_phase, evaluate = PixelGAN.reconstruction_phase, PixelGAN._evaluate
+    training_step, evaluate = PixelGAN.training_step, PixelGAN._evaluate
 
-    def train(self: PixelGAN, x: Tensor, draws: Any) -> None:
-        seen.trained.append(x)
+    def train(self: PixelGAN, batch: Any, batch_idx: int) -> None:
+        seen.trained.append(batch["unlabelled"]["image"])
         seen.order.append("train")
-        reconstruction_phase(self, x, draws)
+        training_step(self, batch, batch_idx)
 
     def evaluated(self: PixelGAN, batch: Any, batch_idx: int, split: str) -> None:
         seen.order.append(split)
         evaluate(self, batch, batch_idx, split)
 
-    monkeypatch.setattr(PixelGAN, "reconstruction_phase", train)
+    monkeypatch.setattr(PixelGAN, "training_step", train)
     monkeypatch.setattr(PixelGAN, "_evaluate", evaluated)
     return seen
 
@@ -498,15 +523,14 @@ BERNOULLI = ["--model.likelihood", "Bernoulli"]
         (["--model.size", "5"], ["--model.size"]),
         (["--model.prior.num_categories", "1"], ["num_categories=1", ">= 2"]),
         (["--model.prior.num_categories", "many"], ["model.prior.num_categories=many", "int"]),
-        (["--model.reconstruction.lr", "-1"], ["model.reconstruction.lr=-1.0", "allowed are values > 0"]),
-        (["--model.generating.betas", "[0.5,1.5]"], ["model.generating.betas=[0.5, 1.5]", "[0, 1)"]),
-        (["--model.reconstruction.lr", "fast"], ["model.reconstruction.lr=fast", "float"]),
-        (["--model.reconstruction.schedule", "steep"], ["model.reconstruction.schedule=steep", "cosine"]),
-        (["--model.accumulate_batches", "0"], ["accumulate_batches=0", ">= 1"]),
+        (["--model.phases.reconstruction.lr", "-1"], ["ReconstructionPhase.lr=-1.0", "allowed are values > 0"]),
+        (["--model.phases.generator.betas", "[0.5,1.5]"], ["GeneratorPhase.betas=[0.5, 1.5]", "[0, 1)"]),
+        (["--model.phases.reconstruction.lr", "fast"], ["fast", "float"]),
+        (["--model.phases.reconstruction.schedule", "steep"], ["steep", "cosine"]),
         (["--trainer.max_epochs", "many"], ["trainer.max_epochs=many", "int"]),
         (["--trainer.accelerator", "abacus"], ["abacus"]),
-        (["--trainer.gradient_clip_val", "1"], ["gradient_clip_val=1 ", "model.reconstruction.clip_norm"]),
-        (["--trainer.accumulate_grad_batches", "2"], ["accumulate_grad_batches=2", "model.accumulate_batches"]),
+        (["--trainer.gradient_clip_val", "1"], ["gradient_clip_val=1 ", "model.phases.reconstruction.clip_norm"]),
+        (["--trainer.accumulate_grad_batches", "2"], ["accumulate_grad_batches=2", "a larger batch_size"]),
         (["--trainer.max_step", "4"], ["unrecognized", "--trainer.max_step 4"]),
         (["--data.batch_size", "5", "--data", "MNISTDataModule"], ["--data.batch_size", "--data", "class first"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),

@@ -733,7 +733,7 @@ class TestBatchNorm:
 
 
 def test_batch_norm_refuses_a_single_image() -> None:
-    with pytest.raises(ConfigurationError, match=r"batch of one image .* reconstruction_images >= 2"):
+    with pytest.raises(ConfigurationError, match=r"batch of one image .* images >= 2"):
         BatchNorm(3)(torch.rand(1, 3))
     BatchNorm(3)(torch.rand(1, 3, 2, 2))  # four pixels of one image are four numbers
     BatchNorm(3).eval()(torch.rand(1, 3))

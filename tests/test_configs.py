@@ -14,6 +14,8 @@ import yaml
 from commandline import CONFIGS, load_step, pixelgan, pixelgan_process
 from realformats import write_mnist, write_norb, write_svhn
 
+from pixelgan_lightning.model import THE_PAPERS
+
 EXPERIMENTS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("baselines/*.yaml")])
 SIZES = sorted(CONFIGS.glob("small/*.yaml"))
 LOGGERS = sorted(CONFIGS.glob("logger/*.yaml"))
@@ -86,7 +88,6 @@ def small_overlay(paths: list[Path], data: dict[str, dict[str, Any]], folder: Pa
                 "class_path": config["model"]["decoder"]["class_path"],
                 "init_args": SMALL_DECODERS[config["model"]["decoder"]["class_path"]],
             },
-            "compile_decoder": False,
         },
     }
     path = folder / "overlay.yaml"
@@ -153,7 +154,9 @@ def test_the_pair_differs_in_the_receptive_field_alone() -> None:
 def test_the_adversarial_autoencoder_has_independent_pixels_and_the_papers_phases() -> None:
     overlay = yaml.safe_load((CONFIGS / "small" / "aae.yaml").read_text())
     assert overlay["model"].pop("decoder")["class_path"] == "ConvDecoder"
-    assert overlay == {"model": {"agree": False, "neighbour_steps": 0}}
+    names = [*THE_PAPERS]
+    assert overlay["model"].pop("phases") == {name: THE_PAPERS[name].__name__ for name in names}
+    assert overlay == {"model": {}}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import wandb
 import yaml
-from commandline import CONFIGS, SMALL, pixelgan
+from commandline import CONFIGS, SMALL, all_phases, pixelgan
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_records import OfflineRun, offline_runs
 
@@ -79,7 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     ]
     overlay = home / "overlay.yaml"
     trainer = {"logger": loggers, "callbacks": callbacks, "log_every_n_steps": 2}
-    every_phase = {"agree": True, "augmentation": {"class_path": "RandomAffine"}}
+    every_phase = {"augmentation": {"class_path": "RandomAffine"}, "phases": all_phases()}
     labels = {"class_path": "DigitsDataModule", "init_args": {"num_labelled": 20, "labelled_batch_size": 10}}
     overlay.write_text(yaml.safe_dump({"trainer": trainer, "model": every_phase, "data": labels}))
     with pytest.MonkeyPatch.context() as patch:

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from commandline import SMALL, pixelgan_process
 from processes import free_port, start_as_ranks, wait
-from test_model import CATEGORICAL, CLASSES, GAUSSIAN, batches, close, loader, state, tiny, trainer
+from test_model import CATEGORICAL, CLASSES, GAUSSIAN, batches, close, loader, phases, state, tiny, trainer
 from tinymodel import tiny_model
 from torch import Tensor
 
@@ -23,7 +23,6 @@ from pixelgan_lightning.callbacks import ClusterAccuracy, InformationDecompositi
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.datamodules.base import Split
 from pixelgan_lightning.discriminators import MLPDiscriminator
-from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import CategoricalPosterior, ImplicitPosterior
 from pixelgan_lightning.priors import Categorical, Gaussian, GaussianMixture, ProductPrior, SwissRoll, Uniform
 
@@ -45,14 +44,18 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {  # arguments, with labels
     "uniform, implicit": ({"prior": Uniform(2), "posterior": ImplicitPosterior()}, False),
     "mixture": ({"prior": GaussianMixture(CLASSES), "discriminator": NOISY}, False),
     "mixture, the discriminator sees labels": (
-        {"prior": GaussianMixture(CLASSES), "label_aware": True, "discriminator": NOISY},
+        {
+            "prior": GaussianMixture(CLASSES),
+            "discriminator": MLPDiscriminator([8], code_noise=0.3, label_aware=True),
+            "phases": phases("reconstruction", "discriminator", "generator"),
+        },
         True,
     ),
     "product": ({"prior": ProductPrior([Categorical(CLASSES), Gaussian(2)])}, True),
-    "sums of two batches": ({**CATEGORICAL, "accumulate_batches": 2}, True),
-    "clipping": ({**CATEGORICAL, "reconstruction": PhaseOptimizer(clip_norm=0.05)}, True),
-    "labels first": ({**CATEGORICAL, "label_warmup_steps": 2}, True),
-    "agreement first": ({**CATEGORICAL, "agreement_warmup_steps": 2}, True),
+    "clipping": ({**CATEGORICAL, "phases": phases(reconstruction={"clip_norm": 0.05})}, True),
+    "labels first": ({**CATEGORICAL, "phases": phases(classification={"alone": 2})}, True),
+    "agreement first": ({**CATEGORICAL, "phases": phases(agreement={"alone": 2})}, True),
+    "few reconstructions": ({**CATEGORICAL, "phases": phases(reconstruction={"images": 6})}, True),
 }
 
 

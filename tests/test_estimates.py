@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from test_model import CATEGORICAL, CLASSES, GAUSSIAN, SHAPE, around_phases, batches, close, fit, images, state, tiny
+from test_model import (
+    CATEGORICAL,
+    CLASSES,
+    GAUSSIAN,
+    SHAPE,
+    around_phases,
+    batches,
+    close,
+    fit,
+    images,
+    phases,
+    state,
+    tiny,
+)
 
 from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.model import PixelGAN
+from pixelgan_lightning.phases import ReconstructionPhase, TrainStep
 from pixelgan_lightning.posteriors import DeterministicPosterior, GaussianPosterior
 from pixelgan_lightning.priors import Gaussian, GaussianMixture, NoCode, SwissRoll
-from pixelgan_lightning.random import keyed_generator
+from pixelgan_lightning.random import RowDraws, keyed_generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
 MIXTURE: dict[str, Any] = {
     "prior": GaussianMixture(num_components=CLASSES),
     "posterior": DeterministicPosterior(),
-    "label_aware": True,
+    "discriminator": MLPDiscriminator([8], label_aware=True),
+    "phases": phases("reconstruction", "discriminator", "generator"),
 }
 
 
@@ -168,16 +184,16 @@ class TestNoCode:
 
 
 class TestReconstructionImages:
-    def test_only_the_first_images_reach_the_decoder(self) -> None:
-        model, sizes = tiny(reconstruction_images=2), []
+    def test_only_some_images_reach_the_decoder(self) -> None:
+        model, sizes = tiny(phases=phases(reconstruction={"images": 2})), []
         model.decoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
         fit(model, batches(2))
         assert sizes == [2, 2]
 
     def test_phase_is_that_of_a_smaller_batch(self) -> None:
         ends = []
-        for data, number in ((batches(1), 2), ([self.first_rows(batch, 2) for batch in batches(1)], None)):
-            model, end = tiny(reconstruction_images=number), {}
+        for data, number in ((batches(1), 2), ([self.first_and_fourth(batch) for batch in batches(1)], None)):
+            model, end = tiny(phases=phases(reconstruction={"images": number})), {}
             around_phases(
                 model,
                 lambda phase, run, model=model, end=end: (  # type: ignore[misc]
@@ -191,8 +207,23 @@ class TestReconstructionImages:
             close(ends[0][name], ends[1][name])
 
     @staticmethod
-    def first_rows(batch: dict[str, Any], n: int) -> dict[str, Any]:
-        return {**batch, "unlabelled": {name: value[:n] for name, value in batch["unlabelled"].items()}}
+    def first_and_fourth(batch: dict[str, Any]) -> dict[str, Any]:
+        """Of six images, two that are spread evenly."""
+        return {**batch, "unlabelled": {name: value[[0, 3]] for name, value in batch["unlabelled"].items()}}
+
+    @pytest.mark.parametrize("processes", [1, 2, 4])
+    def test_are_the_same_of_the_global_batch_whoever_has_them(self, processes: int) -> None:
+        phase, x = ReconstructionPhase(images=8), torch.arange(20)
+        seen = [
+            phase.selected(part, TrainStep({}, 0, RowDraws(0, rank=rank, world_size=processes)))
+            for rank, part in enumerate(x.chunk(processes))
+        ]
+        assert torch.cat(seen).tolist() == [0, 2, 5, 7, 10, 12, 15, 17]
+
+    def test_that_processes_cannot_share_are_refused(self) -> None:
+        trainer: Any = SimpleNamespace(world_size=2)
+        with pytest.raises(ConfigurationError, match="images=5 of ReconstructionPhase on 2 processes is not usable"):
+            ReconstructionPhase(images=5).check(tiny(), trainer)
 
 
 class TestLabelAware:
@@ -233,15 +264,11 @@ class TestLabelAware:
     def test_each_class_comes_to_own_its_component(self, shift: int) -> None:
         """Whichever component a label names, the codes of its images end there."""
         adam = {"lr": 2e-2, "betas": [0.5, 0.999]}
-        judge = MLPDiscriminator([32])
-        model = tiny(
-            **MIXTURE,
-            discriminator=judge,
-            discriminating=adam,
-            generating=adam,
-            encoder_lr=1e-4,
-            reconstruction_images=3,
-        )
+        three = ("reconstruction", "discriminator", "generator")
+        few = {"encoder_lr": 1e-4, "images": 3}
+        wanted = phases(*three, reconstruction=few, discriminator=adam, generator=adam)
+        judge = MLPDiscriminator([32], label_aware=True)
+        model = tiny(**{**MIXTURE, "discriminator": judge, "phases": wanted})
         patterns = images(CLASSES, "patterns")
         data = []
         for step in range(100):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commandline import SMALL, pixelgan
+from commandline import SMALL, all_phases, pixelgan
 from torch.testing import assert_close
 
 from pixelgan_lightning import PixelGAN
@@ -41,7 +41,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "likelihood": {"model": {"likelihood": outside("Binomial", levels=17)}},
     "discriminator": {"model": {"discriminator": outside("Quadratic")}},
     "augmentation": {
-        "model": {"augmentation": outside("Mirror"), "agree": True},
+        "model": {"augmentation": outside("Mirror"), "phases": all_phases()},
         "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 32, "augmentation": outside("Mirror")}},
     },
     "data": {"data": outside("Stripes", batch_size=20, num_labelled=4, labelled_batch_size=4)},

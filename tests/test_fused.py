@@ -10,18 +10,31 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_model import CATEGORICAL, CLASSES, GAUSSIAN, batches, close, fit, loader, state, tiny, trainer
+from test_model import (
+    CATEGORICAL,
+    CLASSES,
+    GAUSSIAN,
+    PHASES,
+    batches,
+    close,
+    fit,
+    loader,
+    phases,
+    state,
+    tiny,
+    trainer,
+)
 from torch import Tensor
 
 from pixelgan_lightning import PixelGAN
 from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.model import PHASES
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.phases import Phase, TrainStep
 from pixelgan_lightning.posteriors import CategoricalPosterior
 from pixelgan_lightning.priors import GaussianMixture, NoCode
 from pixelgan_lightning.random import RowDraws
+from pixelgan_lightning.steps import encode
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
@@ -35,52 +48,57 @@ NO_STATISTICS: dict[str, Any] = {
 }
 LABEL_AWARE: dict[str, Any] = {
     "prior": GaussianMixture(CLASSES),
-    "label_aware": True,
-    "discriminator": MLPDiscriminator([8], code_noise=0.3),
+    "discriminator": MLPDiscriminator([8], code_noise=0.3, label_aware=True),
 }
-RATES = {"reconstruction": 2e-2, "discriminating": 3e-2, "generating": 1e-2, "agreement": 7e-3, "classification": 5e-3}
+RATES = dict(zip(PHASES, [2e-2, 3e-2, 1e-2, 7e-3, 5e-3], strict=True))
 
 
-def optimizers(**more: Any) -> dict[str, Any]:
-    return {**{name: PhaseOptimizer(lr=lr, **more) for name, lr in RATES.items()}, "encoder_lr": 4e-3}
+def with_rates(*names: str, more: dict[str, Any] | None = None, **settings: dict[str, Any]) -> dict[str, Phase]:
+    """Phases with learning rates that differ; ``more``: settings of all."""
+    rates = {name: {"lr": lr, **(more or {}), **settings.get(name, {})} for name, lr in RATES.items()}
+    rates["reconstruction"]["encoder_lr"] = 4e-3
+    return phases(*names, **rates)
+
+
+SIZE = 6  # images of a batch
 
 
 class SharedDraws(RowDraws):
     """What the phases draw apart and the fused step draws once is drawn once here."""
 
-    latest: RowDraws
-
-    def __init__(self, *key: int | str, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(*key, rank=rank, world_size=world_size)
-        SharedDraws.latest = self
-
     def __call__(self, purpose: str, rows: int, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
-        kind, _, phase = purpose.partition(" ")
-        if kind in ("view", "posterior") and not phase.endswith("fused"):
-            part = "second " if phase == "agreement 2" else ""
-            part = "labelled " if phase == "classification" or phase.startswith("labelled ") else part
-            purpose = f"{kind} {part}fused"
-        return super().__call__(purpose, rows, draw)
+        kind, *rest = purpose.split(" ")
+        if kind not in ("view", "posterior"):
+            return super().__call__(purpose, rows, draw)
+        of_all = super().__call__(" ".join([kind, *rest[:-1], "fused"]), SIZE, draw)
+        return of_all[torch.arange(rows) * SIZE // rows]  # a phase that sees fewer images sees these
 
 
-def encode_together(model: PixelGAN, data: Sequence[dict[str, Any]]) -> None:
+def encode_together(model: PixelGAN) -> None:
     """Let each phase take its rows from an encoder pass over everything that the step sees, with its statistics."""
     encoder, norm = model.encoder.forward, model.posterior.norm.forward if hasattr(model.posterior, "norm") else None
     last: list[Tensor] = []
+    everything: list[Tensor] = []
+
+    def run(active: Sequence[str], step: TrainStep, *args: Any) -> None:
+        seen = dict.fromkeys(part for name in active for part in model.phases[name].sees(model, step.number))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model.encoder, "forward", lambda views: everything.append(views) or encoder(views))
+            if norm is not None:
+                patch.setattr(model.posterior.norm, "forward", norm)
+            with torch.no_grad():
+                encode(model, {part: step.images(part) for part in seen}, (), "fused", step, tracked=False)
+        run_phases(active, step, *args)
+        everything.clear()
 
     def features(views: Tensor) -> Tensor:
-        batch = data[model.global_step]
-        parts = {"": batch["unlabelled"]["image"]}
-        if model.agree:
-            parts["second "] = parts[""]
-        if "labelled" in batch:
-            parts["labelled "] = batch["labelled"]["image"]
-        together = torch.cat([model._view(x, SharedDraws.latest, f"{part}fused") for part, x in parts.items()])
-        same = (views.flatten(1)[:, None] == together.flatten(1)).all(2)
+        same = (views.flatten(1)[:, None] == everything[0].flatten(1)).all(2)
         assert same.any(1).all()
-        last[:] = encoder(together), same.int().argmax(1)
+        last[:] = encoder(everything[0]), same.int().argmax(1)
         return last[0][last[1]]
 
+    run_phases = model.step.run
+    model.step.run = run  # type: ignore[method-assign]
     model.encoder.forward = features  # type: ignore[method-assign]
     if norm is not None:
         model.posterior.norm.forward = lambda _: norm(model.posterior.linear(last[0]))[last[1]]
@@ -98,12 +116,12 @@ class Moves(pl.Callback):
         start = {p: p.detach().clone() for p in names}
 
         def look(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            self.stepped.append(PHASES[trainer.optimizers.index(optimizer)])
-            for group in optimizer.param_groups:
-                for p in group["params"]:
-                    if p.grad is not None:
-                        before = self.by_name.get(names[p], torch.zeros_like(p))
-                        self.by_name[names[p]] = before + group["lr"] * p.grad
+            moved = [(p, group) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            if moved:  # not the step that only counts
+                self.stepped.append(optimizer.param_groups[0]["phase"])
+            for p, group in moved:
+                before = self.by_name.get(names[p], torch.zeros_like(p))
+                self.by_name[names[p]] = before + group["lr"] * p.grad
 
         @torch.no_grad()
         def restore(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -115,47 +133,56 @@ class Moves(pl.Callback):
             optimizer.register_step_post_hook(restore)
 
 
-CASES: dict[str, tuple[dict[str, Any], bool, bool]] = {  # arguments, with labels, with batch statistics
-    "labelled": (NO_STATISTICS, True, False),
-    "labelled_with_statistics": (CATEGORICAL, True, True),
-    "unlabelled_with_statistics": (CATEGORICAL, False, True),
-    "without_agreement": ({**CATEGORICAL, "agree": False}, True, True),
-    "fewer_reconstructions": ({**CATEGORICAL, "reconstruction_images": 4}, True, True),
-    "gaussian": ({**GAUSSIAN, "encoder": ConvEncoder([4], num_features=6, norm="none")}, False, False),
-    "gaussian_with_statistics": (GAUSSIAN, False, True),
-    "label_aware_with_statistics": (LABEL_AWARE, True, True),
+UNLABELLED = ("reconstruction", "discriminator", "generator", "agreement")
+CASES: dict[str, tuple[dict[str, Any], dict[str, Phase], bool, bool]] = {
+    # arguments, phases, with labels, with batch statistics
+    "labelled": (NO_STATISTICS, with_rates(), True, False),
+    "labelled_with_statistics": (CATEGORICAL, with_rates(), True, True),
+    "unlabelled_with_statistics": (CATEGORICAL, with_rates(*UNLABELLED), False, True),
+    "without_agreement": (CATEGORICAL, with_rates(*UNLABELLED[:3], "classification"), True, True),
+    "fewer_reconstructions": (CATEGORICAL, with_rates(reconstruction={"images": 4}), True, True),
+    "gaussian": (
+        {**GAUSSIAN, "encoder": ConvEncoder([4], num_features=6, norm="none")},
+        with_rates(*UNLABELLED[:3]),
+        False,
+        False,
+    ),
+    "gaussian_with_statistics": (GAUSSIAN, with_rates(*UNLABELLED[:3]), False, True),
+    "label_aware_with_statistics": (LABEL_AWARE, with_rates(*UNLABELLED[:3]), True, True),
     "straight_through": (
         {**NO_STATISTICS, "posterior": CategoricalPosterior(standardize=False, straight_through="sample")},
+        with_rates(),
         True,
         False,
     ),
-    "no_code": ({"prior": NoCode(), "discriminator": MLPDiscriminator([8])}, False, False),
+    "no_code": (
+        {"prior": NoCode(), "discriminator": MLPDiscriminator([8])},
+        with_rates("reconstruction"),
+        False,
+        False,
+    ),
 }
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_the_sum_of_the_phases(case: str, accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_the_sum_of_the_phases(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weighted by the learning rates; decoder and discriminator have only one phase each."""
     monkeypatch.setattr("pixelgan_lightning.model.RowDraws", SharedDraws)
-    arguments, labelled, statistics = CASES[case]
-    data = batches(accumulate, labelled=labelled)
+    arguments, wanted, labelled, statistics = CASES[case]
     seen = []
     for step in ("sequential", "fused"):
-        model = tiny(**arguments, **optimizers(), step=step, accumulate_batches=accumulate)
+        model = tiny(**{**arguments, "phases": wanted}, step=step)
         if step == "sequential" and statistics:
-            encode_together(model, data)
+            encode_together(model)
         moves = Moves()
-        fit(model, data, callbacks=[moves])
+        fit(model, batches(1, labelled=labelled), callbacks=[moves])
         seen.append(moves)
         assert all(p.grad is None and p.requires_grad for p in model.parameters())
-    phases, fused = seen
-    coded = case != "no_code"
-    agree, classify = arguments.get("agree", False), labelled and not arguments.get("label_aware", False)
-    assert phases.stepped == [p for p, has in zip(PHASES, [True, coded, coded, agree, classify], strict=True) if has]
-    assert fused.stepped == ["reconstruction", *([] if case == "no_code" else ["discriminator"])]
-    assert phases.by_name.keys() == fused.by_name.keys()
-    for name, value in phases.by_name.items():
+    apart, fused = seen
+    assert apart.stepped == list(wanted)
+    assert fused.stepped == [name for name in wanted if name in ("reconstruction", "discriminator")]
+    assert apart.by_name.keys() == fused.by_name.keys()
+    for name, value in apart.by_name.items():
         close(fused.by_name[name], value)
         assert value.abs().max() > 1e-9
 
@@ -164,7 +191,10 @@ def test_the_encoder_moves_as_far_as_in_a_phase_that_is_alone() -> None:
     """A warm-up has one phase: with the settings of its optimizer the fused step is this phase, Adam included."""
     ends = []
     for step in ("sequential", "fused"):
-        model = tiny(augmentation=None, agree=False, **optimizers(betas=(0.5, 0.9)), label_warmup_steps=3, step=step)
+        wanted = with_rates(
+            "reconstruction", "generator", "classification", more={"betas": (0.5, 0.9)}, classification={"alone": 3}
+        )
+        model = tiny(augmentation=None, phases=wanted, step=step)
         start = state(model)
         fit(model, batches(3))
         ends.append(state(model))
@@ -175,11 +205,10 @@ def test_the_encoder_moves_as_far_as_in_a_phase_that_is_alone() -> None:
     assert changed == {"encoder", "posterior"}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("warmup", ["label_warmup_steps", "agreement_warmup_steps"])
-def test_warmups_end(warmup: str, accumulate: int) -> None:
-    settings: dict[str, Any] = {"accumulate_batches": accumulate, warmup: 2, "reconstruction": {"weight_decay": 0.1}}
-    model = tiny(**settings, step="fused")
+@pytest.mark.parametrize("alone", ["agreement", "classification"])
+def test_warmups_end(alone: str) -> None:
+    wanted = phases(reconstruction={"weight_decay": 0.1}, **{alone: {"alone": 2}})
+    model = tiny(phases=wanted, step="fused")
     start = state(model)
     fit(model, batches(2))
     changed = {name.split(".")[0] for name, value in state(model).items() if not torch.equal(start[name], value)}
@@ -187,16 +216,14 @@ def test_warmups_end(warmup: str, accumulate: int) -> None:
     assert all(
         not torch.equal(start[name], value) for name, value in state(model).items() if name.endswith("running_mean")
     )
-    fit(model := tiny(**settings, step="fused"), batches(4))
+    fit(model := tiny(phases=wanted, step="fused"), batches(4))
     changed = {name.split(".")[0] for name, value in state(model).items() if not torch.equal(start[name], value)}
     assert changed == {"encoder", "posterior", "decoder", "discriminator"}
 
 
 def test_learning_rate_of_the_encoder_is_the_sum() -> None:
-    settings = optimizers()
-    settings["reconstruction"] = PhaseOptimizer(lr=0.1, schedule="linear")
-    settings["generating"] = PhaseOptimizer(lr=0.4, schedule="cosine")
-    model = tiny(**settings, step="fused")
+    wanted = with_rates(reconstruction={"lr": 0.1, "schedule": "linear"}, generator={"lr": 0.4, "schedule": "cosine"})
+    model = tiny(phases=wanted, step="fused")
     seen: list[list[float]] = []
 
     class Watch(pl.Callback):
@@ -211,15 +238,14 @@ def test_learning_rate_of_the_encoder_is_the_sum() -> None:
 
 
 def test_a_continued_fit_equals_the_whole_one(tmp_path: Path) -> None:
-    """Three batches an epoch, two of which are summed: the checkpoint holds half a sum."""
-    data, arguments = batches(3), {"step": "fused", "accumulate_batches": 2}
+    data, arguments = batches(3), {"step": "fused"}
     whole = tiny(**arguments)
     fit(whole, data, max_epochs=2)
     fit(tiny(**arguments), data).save_checkpoint(tmp_path / "three.ckpt")
     stored = torch.load(tmp_path / "three.ckpt", weights_only=True)
     assert stored["global_step"] == 3
     assert stored["hyper_parameters"]["step"] == "fused"
-    assert [bool(o["state"]) for o in stored["optimizer_states"]] == [True, True, False, False, False]
+    assert [bool(o["state"]) for o in stored["optimizer_states"]] == [True, True]
     model = tiny(**arguments)
     run = trainer(max_epochs=2)
     run.fit(model, loader(data), ckpt_path=tmp_path / "three.ckpt")
@@ -229,16 +255,20 @@ def test_a_continued_fit_equals_the_whole_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        ({"step": "both"}, "step='both' is not usable: allowed are 'sequential', 'fused'"),
-        ({"step": "fused", "generating": {"clip_norm": 1.0}}, "generating.clip_norm=1.0 with step='fused' .* null"),
-        ({"step": "fused", "agreement": {"weight_decay": 0.1}}, "agreement.weight_decay=0.1 with step='fused' .* 0.0"),
+        ({"generator": {"clip_norm": 1.0}}, "phases.generator.clip_norm=1.0 with step='fused' .* null"),
+        ({"agreement": {"weight_decay": 0.1}}, "phases.agreement.weight_decay=0.1 with step='fused' .* 0.0"),
     ],
 )
-def test_refuses_what_one_optimizer_cannot_do(arguments: dict[str, Any], message: str) -> None:
+def test_refuses_what_one_optimizer_cannot_do(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        tiny(**arguments)
+        tiny(phases=phases(**settings), step="fused")
+
+
+def test_ways_to_run_the_phases() -> None:
+    with pytest.raises(ConfigurationError, match="step='both' is not usable: allowed are 'sequential', 'fused'"):
+        tiny(step="both")
 
 
 def test_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,9 +28,16 @@ from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels
-from pixelgan_lightning.model import PHASES
 from pixelgan_lightning.normalization import running_statistics
 from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.phases import (
+    AgreementPhase,
+    ClassificationPhase,
+    DiscriminatorPhase,
+    GeneratorPhase,
+    Phase,
+    ReconstructionPhase,
+)
 from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, GaussianPosterior
 from pixelgan_lightning.priors import Categorical, Gaussian, GaussianMixture, ProductPrior
 from pixelgan_lightning.random import keyed_generator
@@ -43,14 +50,30 @@ pytestmark = [
 SHAPE = (1, 4, 4)
 CLASSES = 3
 
+CLASSES_OF_PHASES: dict[str, type[Phase]] = {
+    "reconstruction": ReconstructionPhase,
+    "discriminator": DiscriminatorPhase,
+    "generator": GeneratorPhase,
+    "agreement": AgreementPhase,
+    "classification": ClassificationPhase,
+}
+PHASES = tuple(CLASSES_OF_PHASES)
+
+
+def phases(*names: str, **settings: dict[str, Any]) -> dict[str, Phase]:
+    """Some phases by name, all by default, with the settings of some of them."""
+    return {name: CLASSES_OF_PHASES[name](**settings.get(name, {})) for name in names or PHASES}
+
+
 CATEGORICAL: dict[str, Any] = {
     "prior": Categorical(CLASSES),
     "augmentation": RandomAffine(),
-    "agree": True,
+    "phases": phases(),
     "discriminator": MLPDiscriminator([8], code_noise=0.3),
 }
 GAUSSIAN: dict[str, Any] = {
     "prior": Gaussian(2),
+    "phases": phases("reconstruction", "discriminator", "generator"),
     "posterior": GaussianPosterior(0.3),
     "decoder": GatedPixelCNN(channels=4, layers=1, first_kernel=3, bias="location_dependent", map_channels=2),
     "discriminator": MLPDiscriminator([8]),
@@ -112,13 +135,12 @@ def fit(model: PixelGAN, data: Sequence[dict[str, Any]], **arguments: Any) -> pl
 
 def around_phases(model: PixelGAN, wrap: Callable[[str, Callable[[], None]], None]) -> None:
     """Let ``wrap(phase, run)`` be called instead of every phase; it has to call ``run``."""
-    for phase in PHASES:
-        method = getattr(model, f"{phase}_phase")
+    run_phase = model.step.run_phase
 
-        def run(*args: Any, phase: str = phase, method: Callable[..., None] = method) -> None:
-            wrap(phase, lambda: method(*args))
+    def run(name: str, *args: Any, **kwargs: Any) -> None:
+        wrap(name, lambda: run_phase(name, *args, **kwargs))
 
-        setattr(model, f"{phase}_phase", run)
+    model.step.run_phase = run  # type: ignore[method-assign]
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -214,9 +236,8 @@ class TestPhases:
         return {name for name in names if name.split(".")[0] in parts.get(phase, ("encoder", "posterior"))}
 
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("accumulate", [1, 2])
-    def test_each_changes_its_own_parameters_and_nothing_else(self, kind: str, accumulate: int) -> None:
-        model = tiny(**KINDS[kind], accumulate_batches=accumulate)
+    def test_each_changes_its_own_parameters_and_nothing_else(self, kind: str) -> None:
+        model = tiny(**KINDS[kind])
         seen = []
 
         def wrap(phase: str, run: Callable[[], None]) -> None:
@@ -224,8 +245,7 @@ class TestPhases:
             run()
             after = state(model)
             changed = {name for name in before if not torch.equal(before[name], after[name])}
-            steps = (model.global_step + 1) % accumulate == 0
-            expected = self.owned(model, phase) if steps else set()
+            expected = self.owned(model, phase)
             if phase == "reconstruction":
                 expected |= {name for name, _ in model.named_buffers() if ".running_" in name}
             assert changed == expected
@@ -239,11 +259,12 @@ class TestPhases:
     @pytest.mark.parametrize("kind", KINDS)
     def test_equal_a_slow_reference(self, kind: str) -> None:
         steps, seed, labelled = 3, 5, kind == "categorical"
-        rates = {"reconstruction": 2e-2, "discriminating": 3e-2, "generating": 1e-2}
+        rates = {"reconstruction": 2e-2, "discriminator": 3e-2, "generator": 1e-2}
         if labelled:
             rates |= {"agreement": 7e-3, "classification": 5e-3}
-        optimizers = {name: PhaseOptimizer(lr=lr, betas=(0.5, 0.9)) for name, lr in rates.items()}
-        model = tiny(**KINDS[kind], **optimizers, encoder_lr=4e-3, seed=seed)
+        settings: dict[str, dict[str, Any]] = {name: {"lr": lr, "betas": (0.5, 0.9)} for name, lr in rates.items()}
+        settings["reconstruction"]["encoder_lr"] = 4e-3
+        model = tiny(**{**KINDS[kind], "phases": phases(*rates, **settings)}, seed=seed)
         reference = copy.deepcopy(model)
         start = state(model)
         fit(model, batches(steps, labelled=labelled))
@@ -273,15 +294,15 @@ class TestPhases:
         for name in ends[0]:
             close(ends[0][name], ends[1][name])
 
-    def test_label_warmup_runs_the_classification_only(self) -> None:
-        model = tiny(label_warmup_steps=2)
+    def test_a_phase_that_is_alone_first(self) -> None:
+        model = tiny(phases=phases(classification={"alone": 2}))
         seen = []
         around_phases(model, lambda phase, run: (run(), seen.append((model.global_step, phase)))[0])
         fit(model, batches(3))
         assert seen == [(0, "classification"), (1, "classification"), *[(2, phase) for phase in PHASES]]
 
-    def test_label_warmup_moves_the_running_statistics(self) -> None:
-        model = tiny(label_warmup_steps=2)
+    def test_the_first_phase_moves_the_running_statistics(self) -> None:
+        model = tiny(phases=phases(classification={"alone": 2}))
         before = {name: value for name, value in state(model).items() if name.endswith("running_mean")}
         fit(model, batches(1))
         assert before
@@ -370,16 +391,15 @@ def slow_reference(
 
         step(2, -verdict(code("generator"), "generator").log().mean())
 
-        if model.agree:
-            q = standardised(encoder(torch.cat([view("agreement 1"), view("agreement 2")]))).softmax(1)
+        if "agreement" in model.phases:
+            q = standardised(encoder(torch.cat([view("agreement"), view("second agreement")]))).softmax(1)
             joint = torch.stack([q[i, :, None] * q[n + i, None, :] for i in range(n)]).mean(0)
             joint = (joint + joint.T) / 2
             step(3, -(joint * (joint / (joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True))).log()).sum())
 
         if "labelled" in batch:
-            beside = view("beside")
-            views = torch.cat([view("classification", batch["labelled"]["image"]), beside])
-            q = standardised(encoder(views)).softmax(1)
+            views = torch.cat([view("classification"), view("labelled classification", batch["labelled"]["image"])])
+            q = standardised(encoder(views)).softmax(1)[n:]
             step(4, -q[torch.arange(n), batch["labelled"]["label"]].log().mean())
 
 
@@ -392,8 +412,8 @@ class TestSteps:
         assert run.global_step == 5
         assert seen == [(step, phase) for step in range(5) for phase in PHASES]
 
-    @pytest.mark.parametrize("arguments", [{}, {"label_warmup_steps": 3}, {"accumulate_batches": 2}], ids=str)
-    def test_checkpoints_every_n_batches(self, tmp_path: Path, arguments: dict[str, int]) -> None:
+    @pytest.mark.parametrize("arguments", [{}, {"phases": phases(classification={"alone": 3})}], ids=["all", "alone"])
+    def test_checkpoints_every_n_batches(self, tmp_path: Path, arguments: dict[str, Any]) -> None:
         callback = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
         fit(tiny(**arguments), batches(3), max_steps=5, max_epochs=-1, callbacks=[callback], enable_checkpointing=True)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["step=2.ckpt", "step=4.ckpt"]
@@ -410,19 +430,20 @@ class TestSteps:
 
     def test_learning_rates_by_step(self) -> None:
         model = tiny(
-            reconstruction={"lr": 0.1, "schedule": "linear", "final_lr_factor": 0.5},
-            encoder_lr=0.01,
-            discriminating={"lr": 0.2, "warmup_steps": 3},
-            generating={"lr": 0.4, "schedule": "cosine"},
-            agreement={"lr": 0.3},
-            classification={"lr": 0.8, "schedule": "cosine", "warmup_steps": 2, "final_lr_factor": 0.25},
+            phases=phases(
+                reconstruction={"lr": 0.1, "schedule": "linear", "final_lr_factor": 0.5, "encoder_lr": 0.01},
+                discriminator={"lr": 0.2, "warmup_steps": 3},
+                generator={"lr": 0.4, "schedule": "cosine"},
+                agreement={"lr": 0.3},
+                classification={"lr": 0.8, "schedule": "cosine", "warmup_steps": 2, "final_lr_factor": 0.25},
+            )
         )
         rates: dict[str, list[list[float]]] = {phase: [] for phase in PHASES}
 
         def wrap(phase: str, run: Callable[[], None]) -> None:
+            run()
             optimizer = model.optimizers()[PHASES.index(phase)]  # type: ignore[index]
             rates[phase].append([group["lr"] for group in optimizer.param_groups])
-            run()
 
         around_phases(model, wrap)
         fit(model, batches(3), max_steps=6, max_epochs=-1)
@@ -437,10 +458,9 @@ class TestSteps:
 
     @pytest.mark.parametrize("phase", PHASES)
     def test_clip_norm(self, phase: str) -> None:
-        setting = {"discriminator": "discriminating", "generator": "generating"}.get(phase, phase)
         seen = []
         for clip in (None, 1e-3, 1e3):
-            model = tiny(**{setting: PhaseOptimizer(clip_norm=clip)})
+            model = tiny(phases=phases(**{phase: {"clip_norm": clip}}))
             seen.append(self.gradients_of_first_step(model, phase))
         plain, clipped, loose = seen
         norm = plain.norm()
@@ -457,46 +477,15 @@ class TestSteps:
         class Watch(pl.Callback):
             def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
                 def look(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-                    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                    seen.append(torch.cat([p.grad.flatten().clone() for p in parameters]))  # type: ignore[union-attr]
+                    gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+                    if gradients[0] is not None:  # not the step that only counts
+                        seen.append(torch.cat([g.flatten().clone() for g in gradients if g is not None]))
 
                 trainer.optimizers[PHASES.index(phase)].register_step_pre_hook(look)
 
         fit(model, batches(1), callbacks=[Watch()])
         assert len(seen) == 1
         return seen[0]
-
-    @pytest.mark.parametrize("phase", ["reconstruction", "classification"])
-    def test_two_batches_accumulated_equal_one_of_twice_the_size(self, phase: str) -> None:
-        """Exact for the phase that comes first: later ones see, in the second batch, what it has updated."""
-        arguments: dict[str, Any] = {
-            "encoder": ConvEncoder([4], num_features=6, norm="none"),
-            "posterior": CategoricalPosterior(standardize=False),
-            "augmentation": None,  # draws belong to a step, not to an image
-            "agree": False,
-            "label_warmup_steps": 0 if phase == "reconstruction" else 2,
-            phase: PhaseOptimizer(lr=1e-2, clip_norm=0.05),
-        }
-        two = batches(2)
-        one: dict[str, Any] = {}
-        for part in two[0]:
-            one[part] = {name: torch.cat([batch[part][name] for batch in two]) for name in two[0][part]}
-        ends = []
-        for data, accumulate in ((two, 2), ([one], 1)):
-            model = tiny(**arguments, accumulate_batches=accumulate)
-            start, end = state(model), {}
-
-            def wrap(name: str, run: Callable[[], None], model: PixelGAN = model, end: dict[str, Tensor] = end) -> None:
-                run()
-                if name == phase:
-                    end.update(state(model))
-
-            around_phases(model, wrap)
-            fit(model, data)
-            ends.append(end)
-            assert not torch.equal(start["posterior.linear.weight"], end["posterior.linear.weight"])
-        for name in ends[0]:
-            close(ends[0][name], ends[1][name])
 
 
 class TestPhaseOptimizer:
@@ -507,6 +496,17 @@ class TestPhaseOptimizer:
             assert setting.factor(4, 20) == 1.0
             assert setting.factor(12, 20) == pytest.approx(0.55)
             assert setting.factor(20, 20) == setting.factor(30, 20) == pytest.approx(0.1)
+
+    def test_it_rises_stays_and_falls(self) -> None:
+        setting = PhaseOptimizer(
+            schedule="linear", initial_lr_factor=0.1, warmup_steps=2, stable_steps=3, decay_steps=4, final_lr_factor=0.2
+        )
+        expected = [0.4, 0.7, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2]
+        for total in (100, math.inf):  # a fall of known length needs no end
+            assert [setting.factor(step, total) for step in range(11)] == pytest.approx(expected)
+        assert not setting.needs_an_end
+        rest = PhaseOptimizer(schedule="linear", stable_steps=4)
+        assert [rest.factor(step, 8) for step in range(9)] == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
 
     @pytest.mark.parametrize("total", [math.inf, -1])
     def test_of_unknown_length_is_constant(self, total: float) -> None:
@@ -663,7 +663,7 @@ class TestCode:
         close(logits.exp(), torch.stack(views).mean(0))
         close(model.category_logits(x[2:3], views=3), logits[2:3])
         with pytest.raises(ConfigurationError, match="views=3 with augmentation=None is not usable"):
-            tiny(augmentation=None, agree=False).category_logits(x, views=3)
+            tiny(augmentation=None, phases=phases("reconstruction")).category_logits(x, views=3)
 
     def test_are_refused_where_there_are_none(self) -> None:
         model = tiny(**GAUSSIAN)
@@ -713,7 +713,7 @@ class TestCheckpoint:
             CATEGORICAL,
             GAUSSIAN,
             {"posterior": CategoricalPosterior(2.0, standardize=False), "encoder": ConvEncoder([8], norm="group")},
-            {"reconstruction": PhaseOptimizer(lr=2e-3, schedule="cosine"), "generating": {"betas": [0.5, 0.9]}},
+            {"phases": phases(reconstruction={"lr": 2e-3, "schedule": "cosine"}, generator={"betas": [0.5, 0.9]})},
         ],
         ids=["categorical", "gaussian", "group_norm", "optimizers"],
     )
@@ -722,7 +722,8 @@ class TestCheckpoint:
         self.save(model, path := tmp_path / "model.ckpt")
         again = PixelGAN.load_from_checkpoint(path, map_location="cpu", weights_only=True).double()
         assert again.hparams == model.hparams
-        assert again.phase_optimizers == model.phase_optimizers
+        for name, phase in model.phases.items():
+            assert again.phases[name].optimizer == phase.optimizer
         assert again.state_dict().keys() == model.state_dict().keys()
         # The constructor makes float32 parameters, into which the float64 ones of this file are rounded.
         model = model.float().double()
@@ -757,12 +758,6 @@ class TestCheckpoint:
         assert about["split_hash"] == "abc"
         assert about["images_per_step"] == {"batch_size": 6}
 
-    def test_compiling_leaves_the_keys_alone(self) -> None:
-        compiled, plain = tiny(compile_decoder=True), tiny()
-        assert compiled.state_dict().keys() == plain.state_dict().keys()
-        assert compiled.decoder._compiled_call_impl is not None
-        assert plain.decoder._compiled_call_impl is None
-
     def test_components_are_copied(self) -> None:
         prior, discriminator = Categorical(CLASSES), MLPDiscriminator([8])
         one, other = tiny(prior=prior, discriminator=discriminator), tiny(prior=prior, discriminator=discriminator)
@@ -772,8 +767,8 @@ class TestCheckpoint:
 
     def test_descriptions_and_instances_give_the_same_model(self) -> None:
         given = tiny()
-        names = ("augmentation", "prior", "posterior", "encoder", "decoder", "discriminator")
-        described = tiny(agree=True, **{name: given.hparams[name] for name in names})
+        names = ("augmentation", "prior", "posterior", "encoder", "decoder", "discriminator", "phases")
+        described = tiny(**{name: given.hparams[name] for name in names})
         assert described.hparams == given.hparams
         assert all(torch.equal(given.state_dict()[name], value) for name, value in described.state_dict().items())
 
@@ -787,31 +782,42 @@ class TestCheckpoint:
 # -------------------------------------------------------------------------------------------------------------- errors
 
 UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
-    "accumulate_batches": (lambda: tiny(accumulate_batches=0), "accumulate_batches=0 .* >= 1"),
-    "label_warmup_steps": (lambda: tiny(label_warmup_steps=-1), "label_warmup_steps=-1 .* multiples"),
-    "label_warmup_without_categories": (
-        lambda: tiny(prior=GaussianMixture(CLASSES), label_aware=True, label_warmup_steps=2),
-        "posterior=DeterministicPosterior has no categories",
+    "alone": (lambda: tiny(phases=phases(agreement={"alone": -1})), "alone=-1 of AgreementPhase .* >= 0"),
+    "two_alone": (
+        lambda: tiny(phases=phases(agreement={"alone": 2}, classification={"alone": 1})),
+        "alone > 0 of agreement and classification is not usable",
     ),
-    "agree_without_categories": (
-        lambda: tiny(**PLANES, agree=True, augmentation=RandomAffine()),
-        "prior=ProductPrior with num_categories=None is not usable with agree, labels",
+    "alone_without_categories": (
+        lambda: tiny(prior=GaussianMixture(CLASSES), phases=phases("classification", classification={"alone": 2})),
+        "prior=GaussianMixture with num_categories=None",
     ),
+    "agreement_without_categories": (
+        lambda: tiny(**PLANES, phases=phases(), augmentation=RandomAffine()),
+        "prior=ProductPrior with num_categories=None is not usable with labels, agreement",
+    ),
+    "no_phases": (lambda: tiny(phases={}), "phases={} is not usable: allowed is one phase or more"),
+    "name_of_a_phase": (lambda: tiny(phases={"a.b": GeneratorPhase()}), "phases.a.b is not usable: allowed are names"),
+    "name_of_a_method": (lambda: tiny(phases={"items": GeneratorPhase()}), "phases.items is not usable"),
     "image_shape": (lambda: tiny(image_shape=(28, 28)), r"image_shape=\[28, 28\] .* three numbers >= 1"),
     "empty_image": (lambda: tiny(image_shape=(1, 0, 4)), r"image_shape=\[1, 0, 4\] .* three numbers >= 1"),
-    "reconstruction_images": (lambda: tiny(reconstruction_images=0), "reconstruction_images=0 .* >= 1"),
-    "agree": (lambda: tiny(augmentation=None), "agree=True with augmentation=None .* an augmentation"),
-    "encoder_lr": (lambda: tiny(encoder_lr=0.0), "encoder_lr=0.0 .* > 0"),
+    "images": (lambda: ReconstructionPhase(images=0), "images=0 .* >= 1"),
+    "agreement": (lambda: tiny(augmentation=None), "AgreementPhase with augmentation=None .* an augmentation"),
+    "encoder_lr": (lambda: ReconstructionPhase(encoder_lr=0.0), "encoder_lr=0.0 .* > 0"),
     "posterior": (lambda: tiny(posterior=GaussianPosterior()), "posterior=GaussianPosterior does not fit"),
     "kind": (lambda: tiny(prior=GaussianPosterior()), "prior=GaussianPosterior.* allowed are a Prior"),
     "class_path": (lambda: tiny(prior={"class_path": "os.system"}), "'os.system' is not a subclass of Prior"),
     "lr": (lambda: PhaseOptimizer(lr=0), "lr=0 .* > 0"),
-    "lr_in_dict": (lambda: tiny(generating={"lr": -1.0}), "lr=-1.0 .* > 0"),
-    "unknown_in_dict": (lambda: tiny(generating={"rate": 1.0}), r"generating={'rate': 1.0} .* allowed are lr, betas"),
+    "lr_of_a_phase": (lambda: GeneratorPhase(lr=-1.0), "GeneratorPhase.lr=-1.0 .* > 0"),
+    "unknown": (lambda: GeneratorPhase(rate=1.0), "rate=1.0 of GeneratorPhase .* allowed are alone, lr, betas"),
+    "described": (
+        lambda: tiny(phases={"mine": {"class_path": "os.system"}}),
+        "phases.mine: class_path='os.system' is not a subclass of Phase",
+    ),
     "three_betas": (lambda: PhaseOptimizer(betas=(0.9, 0.9, 0.9)), r"betas=\[0.9, 0.9, 0.9\] .* two values"),  # type: ignore[arg-type]
     "schedule": (lambda: PhaseOptimizer(schedule="step"), "schedule='step' .* 'constant', 'cosine', 'linear'"),  # type: ignore[arg-type]
     "clip_norm": (lambda: PhaseOptimizer(clip_norm=0), "clip_norm=0 .* > 0 and null"),
     "warmup_steps": (lambda: PhaseOptimizer(warmup_steps=-1), "warmup_steps=-1 .* >= 0"),
+    "decay_steps": (lambda: PhaseOptimizer(decay_steps=0), "decay_steps=0 .* >= 1 and null"),
     "betas": (lambda: PhaseOptimizer(betas=(0.9, 1.0)), r"betas=\[0.9, 1.0\] .* in \[0, 1\)"),
     "weight_decay": (lambda: PhaseOptimizer(weight_decay=-0.1), "weight_decay=-0.1 .* >= 0"),
 }
@@ -844,8 +850,10 @@ def unlabelled(x: Tensor) -> dict[str, Any]:
     ("arguments", "data", "message"),
     [
         ({}, {"levels": 5}, "likelihood=Bernoulli with levels=2 .* levels=5"),
-        (GAUSSIAN, {"num_labelled": 3}, "posterior=GaussianPosterior has no categories"),
-        (PLANES, {"num_labelled": 3}, "prior=ProductPrior with num_categories=None is not usable with agree, labels"),
+        ({**GAUSSIAN, "phases": None}, {"num_labelled": 3}, "prior=Gaussian with num_categories=None"),
+        (PLANES, {"num_labelled": 3}, "prior=ProductPrior with num_categories=None is not usable with labels"),
+        (GAUSSIAN, {"num_labelled": 3}, "num_labelled=3 is not usable, no phase sees labels"),
+        ({"phases": phases(classification={"alone": 2})}, {}, "alone=2 of ClassificationPhase with num_labelled=None"),
         ({"num_classes": 5}, {"num_labelled": 5}, "num_categories=3 .* >= 5"),
         ({}, {"batch": unlabelled(torch.zeros(2, 1, 4, 5))}, r"images of shape \[1, 4, 5\] .* image_shape=\[1, 4, 4\]"),
         ({}, {"batch": unlabelled(torch.full((2, 1, 4, 4), 0.3))}, "image value 0.3 .* levels=2"),
@@ -854,6 +862,8 @@ def unlabelled(x: Tensor) -> dict[str, Any]:
         "levels",
         "labels_without_categories",
         "labels_without_categories_in_a_product",
+        "labels_that_no_phase_sees",
+        "labels_that_are_missing",
         "too_few_categories",
         "image_shape",
         "grey",

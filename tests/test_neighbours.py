@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_datamodules import IMAGES, UNLABELLED, digits, same, train_loader
-from test_model import batches, fit, state, tiny
+from test_model import batches, fit, phases, state, tiny
 
 from pixelgan_lightning.datamodules.neighbours import nearest_neighbours
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.phases import Encoded, TrainStep
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
@@ -83,32 +84,29 @@ def with_neighbours(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("step", ["sequential", "fused"])
 def test_agreement_pairs_neighbours_first_and_views_afterwards(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny(step=step, neighbour_steps=2)
+    model = tiny(step=step, phases=phases(agreement={"neighbour_steps": 2}))
     seen: list[tuple[int, bool, bool]] = []
-    view = model._view
     data = with_neighbours(batches(3))
-    purpose = "agreement 2" if step == "sequential" else "second fused"
+    agreement = model.phases["agreement"]
+    loss = agreement.loss
 
-    def watch(x: torch.Tensor, draws: Any, phase: str) -> torch.Tensor:
-        if phase == purpose:
-            batch = data[model.global_step]["unlabelled"]
-            seen.append((model.global_step, torch.equal(x, batch["neighbour"]), torch.equal(x, batch["image"])))
-        return view(x, draws, phase)
+    def watch(model_: Any, encoded: dict[str, Encoded], step: TrainStep) -> torch.Tensor:
+        one, two = encoded.values()
+        batch = data[step.number]["unlabelled"]
+        assert torch.equal(one.images, batch["image"])
+        seen.append((step.number, torch.equal(two.images, batch["neighbour"]), torch.equal(two.images, batch["image"])))
+        return loss(model_, encoded, step)
 
-    monkeypatch.setattr(model, "_view", watch)
+    monkeypatch.setattr(agreement, "loss", watch)
     fit(model, data)
     assert seen == [(0, True, False), (1, True, False), (2, False, True)]
 
 
 def test_data_without_neighbours_are_refused_before_a_step() -> None:
-    model = tiny(neighbour_steps=1)
+    model = tiny(phases=phases(agreement={"neighbour_steps": 1}))
     before = state(model)
-    with pytest.raises(ConfigurationError, match="neighbour_steps=1 is not usable with data without neighbours"):
+    with pytest.raises(
+        ConfigurationError, match="phases.agreement is not usable with batches without neighbour images"
+    ):
         fit(model, batches(2))
     assert all(torch.equal(value, before[name]) for name, value in state(model).items())
-
-
-@pytest.mark.parametrize("arguments", [{"neighbour_steps": -1}, {"neighbour_steps": 1, "agree": False}])
-def test_refuses_what_does_not_fit(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="neighbour_steps="):
-        tiny(**arguments)

@@ -29,7 +29,7 @@ from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli
 from pixelgan_lightning.normalization import BatchNorm, convert_batch_norm
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.phases import ClassificationPhase, GeneratorPhase
 from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, default_posterior
 from pixelgan_lightning.priors import Categorical, Gaussian, Prior, ProductPrior
 from pixelgan_lightning.resume import DERIVED
@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a decoder that normalises": ({"decoder": Normalised([4])}, "decoder=Normalised with InstanceNorm2d is not usable"),
     "a code that enters nothing": ({"decoder": GatedPixelCNN(layers=0)}, "layers=0 with condition='every_layer'"),
-    "an optimizer's argument": ({"generating": {"lr": -1.0}}, "generating.lr=-1.0 is not usable"),
+    "a phase that is none": ({"phases": {"generator": Flat()}}, "phases.generator: phase=Flat.* allowed are a Phase"),
 }
 
 
@@ -298,9 +298,9 @@ BATCHES: dict[str, tuple[dict[str, Any], Any, str]] = {
     ),
     "images": ({}, [{"image": torch.zeros(*SHAPE)}] * 4, "training batches of type dict are not usable"),
     "no labels": (
-        {"label_warmup_steps": 2},
+        {"phases": {"classification": ClassificationPhase(alone=2)}},
         [{"unlabelled": {"image": torch.zeros(*SHAPE)}}] * 4,
-        "label_warmup_steps=2",
+        "phases.classification is not usable with batches without labelled images",
     ),
 }
 
@@ -316,7 +316,7 @@ def test_batches_of_another_form(name: str, tmp_path: Path) -> None:
 
 
 def test_a_schedule_without_an_end(tmp_path: Path) -> None:
-    made = model(generating=PhaseOptimizer(schedule="cosine"))
+    made = model(phases={"generator": GeneratorPhase(schedule="cosine")})
     with pytest.raises(
         ConfigurationError, match="schedule='cosine' of the generator phase is not usable without an end"
     ):
@@ -324,10 +324,11 @@ def test_a_schedule_without_an_end(tmp_path: Path) -> None:
 
 
 def test_ddp_that_waits_for_all_gradients(tmp_path: Path) -> None:
-    made = model()
-    made.trainer = trainer(tmp_path, strategy=DDPStrategy(process_group_backend="gloo"))
     with pytest.raises(ConfigurationError, match="allowed is strategy=ddp_find_unused_parameters_true"):
-        made.setup("fit")
+        trainer(tmp_path, devices=1, strategy=DDPStrategy(process_group_backend="gloo"), max_steps=1).fit(
+            model(), data()
+        )
+    torch.distributed.destroy_process_group()
 
 
 def test_compiled_code_without_a_place_to_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:

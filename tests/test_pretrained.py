@@ -139,7 +139,7 @@ def test_damaged_folders(checkpoint: Path) -> None:
             lambda path: path.write_text(path.read_text().replace('"num_features": 8', '"num_features": 9')),
         ),
         ("config.json", lambda path: path.write_text(path.read_text().replace('"layers": 1', '"layers": 2'))),
-        ("config.json", lambda path: path.write_text(path.read_text().replace('"agree": ', '"agrees": '))),
+        ("config.json", lambda path: path.write_text(path.read_text().replace('"step": ', '"steps": '))),
         ("config.json", lambda path: path.write_text(path.read_text().replace('"layers": 1', '"layrs": 1'))),
         ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9])),
     ]:
@@ -154,7 +154,7 @@ def test_damaged_folders(checkpoint: Path) -> None:
 
 
 def test_the_same_model_starts_with_all_weights(checkpoint: Path) -> None:
-    model = tiny_model(seed=1, init_from=str(checkpoint))  # its helper moves the weights, so they are taken again
+    model = tiny_model(seed=1)
     assert warm_start(model, checkpoint) == []
     wanted = tiny_model().state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
@@ -192,34 +192,24 @@ def test_nothing_in_common(checkpoint: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"init_from=.*no layer"):
         warm_start(other, checkpoint)
     with pytest.raises(ConfigurationError, match=r"init_from=none.ckpt"):
-        PixelGAN((1, 8, 8), init_from="none.ckpt")
+        warm_start(other, "none.ckpt")
 
 
-def test_a_model_that_ships_is_a_start() -> None:
-    shipped = PixelGAN.from_pretrained("mnist-clustering")
-    description = {**shipped.hparams, "init_from": "mnist-clustering"}
-    for name in ("latent_dim", "img_dim"):
-        del description[name]
-    model = PixelGAN(**description)
-    for name, value in shipped.state_dict().items():
-        if not name.startswith("discriminator"):
-            assert torch.equal(model.state_dict()[name], value), name
-
-
-def test_a_checkpoint_does_not_remember_where_it_started(checkpoint: Path) -> None:
-    again = write_checkpoint(tiny_model(init_from=str(checkpoint)), Path("again.ckpt"))
-    checkpoint.unlink()
-    assert PixelGAN.load_from_checkpoint(again, weights_only=True).hparams["init_from"] is None
+def test_a_model_that_ships_is_a_start(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        pixelgan("validate", "--config", SMALL, "--init_from", "mnist-clustering")
+    assert "initial weights" not in capsys.readouterr().out
+    assert any("mnist-clustering" in record.getMessage() for record in caplog.records)
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Weights from the first run, not again on resume, and no complaint about it unless it was asked for."""
     pixelgan("fit", "--config", SMALL, "--run_dir", "first")
     first = Path("first/checkpoints/last.ckpt")
-    pixelgan("fit", "--config", SMALL, "--run_dir", "second", "--model.init_from", first, "--trainer.max_steps", "0")
+    pixelgan("fit", "--config", SMALL, "--run_dir", "second", "--init_from", first, "--trainer.max_steps", "0")
     state = {f: torch.load(f, weights_only=True)["state_dict"] for f in Path().glob("*/checkpoints/last.ckpt")}
     assert len(state) == 1  # no step, no checkpoint
-    flags = ["--model.init_from", first, "--model.reconstruction.lr", "1e-30", "--model.generating.lr", "1e-30"]
+    flags = ["--init_from", first, "--model.phases.reconstruction.lr", "1e-30", "--model.phases.generator.lr", "1e-30"]
     pixelgan("fit", "--config", SMALL, "--run_dir", "third", *flags)
     third = torch.load("third/checkpoints/last.ckpt", weights_only=True)
     assert third["global_step"] == 2  # the counters start anew
@@ -231,8 +221,8 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     pixelgan("fit", "--run_dir", "third", "--ckpt_path", "last", "--trainer.max_epochs", "2")
     said = capsys.readouterr().out
     assert "init_from" not in said
-    pixelgan("test", "--ckpt_path", "third/checkpoints/last.ckpt", "--model.init_from", first)
-    assert f"model.init_from: '{first}' is not used" in capsys.readouterr().out
+    line = refused(capsys, "test", "--ckpt_path", "third/checkpoints/last.ckpt", "--init_from", first)
+    assert line == f"init_from={first} with ckpt_path is not usable: allowed is one of them"
 
 
 def test_averaged_weights_are_the_ones_that_are_exported() -> None:

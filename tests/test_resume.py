@@ -15,7 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from commandline import SMALL, load_step, pixelgan, refused
+from commandline import SMALL, all_phases, load_step, pixelgan, refused
 from processes import KILLED, kill_this_process, start, start_ranks, wait
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -56,10 +56,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 32, "eval_batch_size": 20}},
         "checkpoint": {"every_n_train_steps": 1},
     },
-    # Gradients of two batches are summed; an epoch has three, so sums cross epochs.
+    # A schedule that falls over the whole run.
     "labelled": {
         "seed_everything": 4,
-        "model": {"accumulate_batches": 2, "reconstruction": {"schedule": "cosine"}},
+        "model": {"phases": all_phases(reconstruction={"schedule": "cosine"}, agreement=None)},
         "trainer": {**TRAINER, "callbacks": [*CALLBACKS, AVERAGE]},
         "data": {
             "class_path": "DigitsDataModule",
@@ -72,8 +72,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "seed_everything": 5,
         "model": {
             "step": "fused",
-            "agree": True,
-            "neighbour_steps": 4,
+            "phases": all_phases(agreement={"neighbour_steps": 4}),
             "augmentation": {"class_path": "RandomAffine"},
         },
         "trainer": {**TRAINER, "callbacks": [*CALLBACKS, AVERAGE]},

@@ -100,7 +100,7 @@ def test_compiling_the_decoder_changes_neither_training_nor_checkpoints(monkeypa
     fit = ["fit", "--config", SMALL]
     pixelgan(*fit, "--run_dir", "plain")
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
-    pixelgan(*fit, "--run_dir", "compiled", "--model.compile_decoder", "true")
+    pixelgan(*fit, "--run_dir", "compiled", "--compile_decoder", "true")
     plain, compiled = state("plain")["state_dict"], state("compiled")["state_dict"]
     assert plain.keys() == compiled.keys()
     assert not [name for name in compiled if "_orig_mod" in name]
@@ -108,6 +108,6 @@ def test_compiling_the_decoder_changes_neither_training_nor_checkpoints(monkeypa
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
     # Each goes on where the other stopped.
     more = ["--ckpt_path", "last", "--trainer.max_epochs", 2]
-    pixelgan("fit", "--run_dir", "plain", *more, "--model.compile_decoder", "true")
-    pixelgan("fit", "--run_dir", "compiled", *more, "--model.compile_decoder", "false")
+    pixelgan("fit", "--run_dir", "plain", *more, "--compile_decoder", "true")
+    pixelgan("fit", "--run_dir", "compiled", *more, "--compile_decoder", "false")
     assert load_step(Path("plain")) == load_step(Path("compiled")) == 4

@@ -129,7 +129,7 @@ class Phase(Component):
         for name, value in optimizer.items():
             if name not in known:
                 raise ConfigurationError(
-                    f"{name}={value} of {type(self).__name__} is not usable: allowed are {', '.join(known)}"
+                    f"{name}={value} of {type(self).__name__} is not usable: allowed are alone, {', '.join(known)}"
                 )
         if alone < 0:
             raise ConfigurationError(f"alone={alone} of {type(self).__name__} is not usable: allowed are numbers >= 0")
@@ -143,7 +143,7 @@ class Phase(Component):
         description = super().describe()
         settings = {s.name: getattr(self.optimizer, s.name) for s in fields(PhaseOptimizer)}
         settings["betas"] = list(settings["betas"])
-        description["init_args"] = {**settings, **description["init_args"]}
+        description["init_args"] |= settings
         return description
 
     def build(self, model: Autoencoder) -> None:
