@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from processes import start_as_ranks, wait
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pixelgan_lightning import normalization
 from pixelgan_lightning.agreement import pair_information
 from pixelgan_lightning.augmentations import Augmentation, Chain, RandomAffine, RandomApply, RandomColour
 from pixelgan_lightning.component import Component, construct
@@ -758,44 +757,30 @@ def shard(rank: int) -> Tensor:
     return torch.randn(3, 2, 2, 3, generator=keyed_generator("shard", rank), dtype=torch.float64) + 2 * rank
 
 
-# What one process does with its images: output, gradients of a loss that is a sum over the global batch, running
-# statistics. It reads the module by itself, because importing all of the package takes far longer than the test.
-NORMALISE = """
-def normalise(norm, running_statistics, x):
+def normalise(norm: BatchNorm, x: Tensor) -> dict[str, Tensor]:
+    """Output, gradients of a loss that is a sum over the global batch, running statistics."""
     x.requires_grad_()
     with running_statistics(norm):
         y = norm(x)
     (y.sin() * (1 + x.detach())).sum().backward()
-    gradients = {name: p.grad for name, p in norm.named_parameters()}
-    return {"y": y.detach(), "x": x.grad, **gradients, **dict(norm.named_buffers())}
-"""
-PROCESS = """
-import runpy, sys, torch
-import torch.distributed as dist
-module, folder, rank = sys.argv[1:]
-torch.set_num_threads(1)
-names = runpy.run_path(module)
-dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=int(rank), world_size=2)
-x, state = torch.load(f"{folder}/shard{rank}.pt")
-norm = names["BatchNorm"](2).double()
-norm.load_state_dict(state)
-torch.save(normalise(norm, names["running_statistics"], x), f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
+    gradients = {name: p.grad for name, p in norm.named_parameters() if p.grad is not None}
+    return {"y": y.detach(), "x": x.grad, **gradients, **dict(norm.named_buffers())}  # type: ignore[dict-item]
 
 
-def test_batch_norm_on_two_processes_equals_one(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_batch_norm_on_two_processes_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     norm, _ = batch_norms(2, 4, True)
-    processes = []
-    for rank in range(2):
-        torch.save((shard(rank), norm.state_dict()), tmp_path / f"shard{rank}.pt")
-        command = [sys.executable, "-c", NORMALISE + PROCESS, normalization.__file__, str(tmp_path), str(rank)]
-        processes.append(subprocess.Popen(command))
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    names: dict[str, Any] = {}
-    exec(NORMALISE, names)
-    one = names["normalise"](norm, running_statistics, torch.cat([shard(0), shard(1)]))
+
+    def run(rank: int) -> None:
+        dist.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=rank, world_size=2)
+        torch.save(normalise(norm, shard(rank)), f"{rank}.pt")
+        dist.destroy_process_group()
+
+    assert [wait(pid, timeout=120) for pid in start_as_ranks(2, run)] == [0, 0], Path("rank0").read_text()
+    ranks = [torch.load(f"{rank}.pt") for rank in range(2)]
+    one = normalise(norm, torch.cat([shard(0), shard(1)]))
     for name in ("y", "x"):
         close(torch.cat([rank[name] for rank in ranks]), one[name])
     for name in ("weight", "bias"):
