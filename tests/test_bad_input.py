@@ -293,11 +293,11 @@ def pt_bomb(path: Path) -> None:
 
 
 OWN: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "NaN": ("x.npz", lambda path: np.savez(path, images=np.full((60, 8, 8), np.nan)), "its images are NaN"),
-    "a class without images": (
+    "NaN": ("x.npz", lambda path: np.savez(path, images=np.full((60, 8, 8), np.nan)), "NaN or infinite ones among"),
+    "labels that are no classes": (
         "x.npz",
-        lambda path: np.savez(path, images=zeros_of(60)["images"], labels=np.arange(60) % 2 * 2),
-        "no image has label 1, but there are labels up to 2",
+        lambda path: np.savez(path, images=zeros_of(60)["images"], labels=np.arange(60) / 2),
+        "its labels have 0.5: allowed are whole numbers",
     ),
     "decompression bomb": ("x.npz", npz_bomb, "allowed are 200 times as many"),
     "more values than bytes": ("x.npz", npz_that_says_terabytes, "missing or damaged"),
