@@ -5,10 +5,10 @@ RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 MATRIX ?= 3.11-oldest 3.11-newest 3.12-newest 3.13-newest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test matrix lint bench results wheel docs clean
+.PHONY: help setup demo test matrix lint bench results gpu gpu-kit wheel docs clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
 
 setup: .venv/.ready ## create .venv with the package (editable) and everything needed to work on it
 
@@ -48,6 +48,14 @@ bench: setup ## measure speed against the machine's limits: benchmarks/results.j
 
 results: setup ## write the tables of RESULTS.md, README.md and docs/ from results/
 	$(BIN)/python results/pages.py
+
+# Needs nothing but the kit: its code, its data and its wheels, in this Python. OUT=<folder>, GPU='--budget 300'.
+gpu: OUT ?= $(CURDIR)/results/gpu
+gpu: ## measure on a GPU, in 9 minutes, from the folder that gpu-kit made (or in it): results/gpu/
+	cd $(if $(wildcard wheels),.,build/gpu-kit) && $(PYTHON) benchmarks/gpu.py --out '$(OUT)' $(GPU)
+
+gpu-kit: setup ## collect code, MNIST and wheels in build/gpu-kit, for a machine with a GPU and without a network
+	$(BIN)/python benchmarks/gpu_kit.py
 
 wheel: setup ## build the wheel into dist/
 	@rm -rf build/lib dist
