@@ -22,8 +22,12 @@ demo: setup ## train on the small digits of scikit-learn without labels, then te
 	$(BIN)/pixelgan fit --config configs/digits_clustering.yaml --run_dir $(RUN)
 	$(BIN)/pixelgan test --ckpt_path $(RUN)/checkpoints/last.ckpt
 
+# A test has one thread: one process a core, eight at most, as each takes half a gigabyte or more. PROCESSES=0: in one.
+PROCESSES ?= auto
+PYTEST := -m pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
+
 test: setup ## run the tests; PIXELGAN_DATA=<folder> adds those that read real data
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 # Each in an environment of its own in build/matrix: pythonX.Y has to be there, and 6 GB. TESTS=tests/test_cli.py: a part.
 matrix: $(MATRIX:%=matrix-%) ## run the tests with the oldest allowed versions and with the newest of each Python
@@ -33,7 +37,7 @@ matrix-%:
 	build/matrix/$*/bin/python .ci/floors.py >build/matrix/$*/floors.txt
 	build/matrix/$*/bin/pip install --quiet --editable '.[dev]' $(if $(filter %-oldest,$*),-c build/matrix/$*/floors.txt)
 	build/matrix/$*/bin/pip install --quiet --no-deps lightning-bolts==0.7.0
-	build/matrix/$*/bin/python -m pytest $(TESTS)
+	build/matrix/$*/bin/python $(PYTEST) $(TESTS)
 
 # Type checkers do not follow the folder mapping of an editable installation: mypy reads a plain one.
 lint: setup ## check style, formatting and types
