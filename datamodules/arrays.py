@@ -34,13 +34,13 @@ SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
-}  # type: ignore[assignment]
+}
 """What the sets are called, in the names of arrays and of folders."""
 
 _CONTENT: dict[str, Literal["images", "labels"]] = {
     **dict.fromkeys(("images", "x", "data", "arr_0"), "images"),
     **dict.fromkeys(("labels", "y", "target", "targets", "arr_1"), "labels"),
-}  # type: ignore[assignment]
+}
 
 
 def read_arrays(path: Path, conversion: Conversion) -> ImageSets:

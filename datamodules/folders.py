@@ -39,11 +39,12 @@ def read_folder(folder: Path, conversion: Conversion) -> ImageSets:
     Raises:
         ConfigurationError: there is nothing, something else than pictures, or a picture that is refused.
     """
-    passed_over: Counter[str] = Counter()
+    passed_over: set[Path] = set()
     parts = _sets(folder, passed_over)
     found = {split: _pictures(part, passed_over) for split, part in parts.items()}
     if passed_over:
-        names = ", ".join(f"{name} ({number})" for name, number in sorted(passed_over.items()))
+        counts = Counter(path.name for path in passed_over)
+        names = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
         rank_zero_info(f"{folder}: passed over {names}")
     if not sum(map(len, found.values())):
         raise ConfigurationError("it is empty: allowed is a folder with pictures")
@@ -92,7 +93,7 @@ def read_pictures(paths: Sequence[Path], where: str, conversion: Conversion) -> 
     return images
 
 
-def _sets(folder: Path, passed_over: Counter[str]) -> dict[Split, Path]:
+def _sets(folder: Path, passed_over: set[Path]) -> dict[Split, Path]:
     entries = list(_entries(folder, passed_over))
     folders = {path.name: path for path in entries if path.is_dir()}
     splits = {SPLIT_WORDS.get(name.lower()): path for name, path in folders.items()}
@@ -105,7 +106,7 @@ def _sets(folder: Path, passed_over: Counter[str]) -> dict[Split, Path]:
     return {split: splits[split] for split in order if split in splits}
 
 
-def _pictures(folder: Path, passed_over: Counter[str]) -> list[tuple[Path, str]]:
+def _pictures(folder: Path, passed_over: set[Path]) -> list[tuple[Path, str]]:
     """Paths and labels, those with label first, class by class."""
     entries = list(_entries(folder, passed_over))
     found = []
@@ -122,7 +123,7 @@ def _pictures(folder: Path, passed_over: Counter[str]) -> list[tuple[Path, str]]
     return found
 
 
-def _below(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
+def _below(folder: Path, passed_over: set[Path]) -> Iterator[Path]:
     for path in _entries(folder, passed_over):
         if path.is_dir():
             yield from _below(path, passed_over)
@@ -130,10 +131,10 @@ def _below(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
             yield path
 
 
-def _entries(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    """What lies in a folder, in the order of the names; the system's own files are counted in ``passed_over``."""
+def _entries(folder: Path, passed_over: set[Path]) -> Iterator[Path]:
+    """What lies in a folder, in the order of the names; the system's own files go into ``passed_over``."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.lower() in _SYSTEM:
-            passed_over[path.name] += 1
+            passed_over.add(path)
         else:
             yield path

@@ -133,7 +133,7 @@ class PictureReader:
         upright = ImageOps.exif_transpose(picture)
         if upright.mode in ("F", "I") or upright.mode.startswith("I;16"):
             pixels = self._grey_levels(upright, white, white_is_zero, name)
-            self._notes["profile"] += bool(profile) and not _is_srgb(profile)
+            self._notes["profile"] += profile is not None and not _is_srgb(profile)
         else:
             pixels = self._colours(upright, profile, is_grey)
             if wanted.value_range is not None:
@@ -241,7 +241,9 @@ def _is_grey(picture: Image.Image) -> bool:
         colours = np.array(picture.convert("RGBA"))[..., :3]
         return bool((colours == colours[..., :1]).all())
     # Pillow has no mode for 16 bits of grey with transparency, and reads it as colours.
-    return picture.mode in ("1", "L", "LA", "La") or any("LA;16B" in str(tile.args) for tile in picture.tile)
+    return picture.mode in ("1", "L", "LA", "La") or any(
+        "LA;16B" in str(tile.args) for tile in getattr(picture, "tile", ())
+    )
 
 
 def _white(picture: Image.Image) -> float | None:
