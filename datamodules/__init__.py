@@ -8,6 +8,7 @@ from pixelgan_lightning.datamodules.loaders import EvalLoader, TrainLoader
 from pixelgan_lightning.datamodules.mnist import MNISTDataModule
 from pixelgan_lightning.datamodules.norb import NORBDataModule
 from pixelgan_lightning.datamodules.svhn import SVHNDataModule
+from pixelgan_lightning.datamodules.torchvision_sets import TorchvisionDataModule
 
 __all__ = [
     "DigitsDataModule",
@@ -18,5 +19,6 @@ __all__ = [
     "MNISTDataModule",
     "NORBDataModule",
     "SVHNDataModule",
+    "TorchvisionDataModule",
     "TrainLoader",
 ]
