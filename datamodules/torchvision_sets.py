@@ -233,6 +233,6 @@ class TorchvisionDataModule(ImageSetsDataModule):
                 problem = error
         reason = " ".join(str(problem).split())
         raise ConfigurationError(
-            f"data_dir={self.data_dir!r} has no {self.set_name} (download={download}: {reason}): allowed is a folder with "
-            "the data set as torchvision leaves it, or download=True"
+            f"data_dir={self.data_dir!r} has no {self.set_name} (download={download}: {reason}): allowed is a folder "
+            "with the data set as torchvision leaves it, or download=True"
         )
