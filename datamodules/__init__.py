@@ -3,6 +3,7 @@
 from pixelgan_lightning.datamodules.base import ImageDataModule
 from pixelgan_lightning.datamodules.digits import DigitsDataModule
 from pixelgan_lightning.datamodules.fashion_mnist import FashionMNISTDataModule
+from pixelgan_lightning.datamodules.hugging_face import HuggingFaceDataModule
 from pixelgan_lightning.datamodules.image_tensor import ImageTensorDataModule
 from pixelgan_lightning.datamodules.loaders import EvalLoader, TrainLoader
 from pixelgan_lightning.datamodules.mnist import MNISTDataModule
@@ -14,6 +15,7 @@ __all__ = [
     "DigitsDataModule",
     "EvalLoader",
     "FashionMNISTDataModule",
+    "HuggingFaceDataModule",
     "ImageDataModule",
     "ImageTensorDataModule",
     "MNISTDataModule",

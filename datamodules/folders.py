@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
-from torch import Tensor
 
 from pixelgan_lightning.datamodules.arrays import SPLIT_WORDS
 from pixelgan_lightning.datamodules.base import Split
 from pixelgan_lightning.datamodules.conversion import Conversion
-from pixelgan_lightning.datamodules.expansion import require_memory
 from pixelgan_lightning.datamodules.image_sets import ImageSet, ImageSets
 from pixelgan_lightning.datamodules.labels import UNKNOWN
-from pixelgan_lightning.datamodules.pictures import SUFFIXES, PictureReader
+from pixelgan_lightning.datamodules.pictures import SUFFIXES, read_pictures
 from pixelgan_lightning.errors import ConfigurationError
 
 _SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "@eadir", "icon\r")
@@ -49,48 +46,16 @@ def read_folder(folder: Path, conversion: Conversion) -> ImageSets:
     if not sum(map(len, found.values())):
         raise ConfigurationError("it is empty: allowed is a folder with pictures")
     paths = [path for pictures in found.values() for path, _ in pictures]
-    images = iter(read_pictures(paths, str(folder), conversion).split([len(pictures) for pictures in found.values()]))
+    images = read_pictures([(path, str(path)) for path in paths], len(paths), str(folder), conversion)
+    parts_of_images = iter(images.split([len(pictures) for pictures in found.values()]))
     return {
         split: ImageSet(
-            next(images),
+            next(parts_of_images),
             np.array([label for _, label in pictures], dtype=str),
             tuple(path.relative_to(folder).as_posix() for path, _ in pictures),
         )
         for split, pictures in found.items()
     }
-
-
-def read_pictures(paths: Sequence[Path], where: str, conversion: Conversion) -> Tensor:
-    """Pictures of one size, or made so.
-
-    Args:
-        paths: at least one.
-        where: what is said about them begins with that.
-        conversion: what they are made into.
-
-    Returns:
-        ``[N, C, H, W]`` uint8.
-
-    Raises:
-        ConfigurationError: a picture is refused, or is of another size or number of channels than the first one.
-    """
-    reader = PictureReader(conversion)
-    first = reader.read(paths[0])
-    require_memory(len(paths), first.numel())
-    images = torch.empty(len(paths), *first.shape, dtype=torch.uint8)
-    images[0] = first
-    for row, path in enumerate(paths[1:], start=1):
-        image = reader.read(path)
-        if image.shape != first.shape:
-            option = "side" if image.shape[0] == first.shape[0] else "channels"
-            value = "32, for one" if option == "side" else "1 or 3"
-            raise ConfigurationError(
-                f"{path} is {list(image.shape)} (channels, height, width), {paths[0]} is {list(first.shape)}: "
-                f"allowed are pictures of one size and kind, or {option}={value}, to make them so"
-            )
-        images[row] = image
-    reader.report(where)
-    return images
 
 
 def _sets(folder: Path, passed_over: set[Path]) -> dict[Split, Path]:

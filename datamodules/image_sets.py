@@ -32,6 +32,9 @@ class ImageSet(NamedTuple):
 
 ImageSets = dict[Split, ImageSet]
 
+Options = dict[str, str | int | float | bool | None]
+"""Arguments for a library's function; no objects, which a stored configuration could have made of class paths."""
+
 
 class ImageSetsDataModule(ImageDataModule):
     """Images of :class:`ImageSet`: those for validation are a set of their own, or a share of those for training.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pixelgan_lightning.datamodules.conversion import (
     to_square,
     usual_range,
 )
+from pixelgan_lightning.datamodules.expansion import require_memory
 from pixelgan_lightning.errors import ConfigurationError
 
 SUFFIXES = (
@@ -233,6 +235,39 @@ class PictureReader:
         elif not profile and abs(picture.info.get("gamma", _GAMMA) - _GAMMA) > 0.01 and "srgb" not in picture.info:
             self._notes["gamma"] += 1
         return picture.convert("RGB") if picture.mode == "CMYK" else picture
+
+
+def read_pictures(files: Iterable[tuple[Path | bytes, str]], number: int, where: str, conversion: Conversion) -> Tensor:
+    """Pictures of one size, or made so.
+
+    Args:
+        files: where the pictures are, or what is in them; and what errors call them.
+        number: how many there are, at least one.
+        where: what is said about them begins with that.
+        conversion: what they are made into.
+
+    Returns:
+        ``[N, C, H, W]`` uint8.
+
+    Raises:
+        ConfigurationError: a picture is refused, or is of another size or number of channels than the first one.
+    """
+    reader = PictureReader(conversion)
+    first, images = "", torch.empty(0)
+    for row, (file, name) in enumerate(files):
+        image = reader.read(file, name)
+        if row == 0:
+            require_memory(number, image.numel())
+            first, images = name, torch.empty(number, *image.shape, dtype=torch.uint8)
+        if image.shape != images.shape[1:]:
+            option = "side=32" if image.shape[0] == images.shape[1] else "channels=3"
+            raise ConfigurationError(
+                f"{name} is {list(image.shape)} (channels, height, width), {first} is {list(images.shape[1:])}: "
+                f"allowed are pictures of one size and kind, or to make them so by {option} for one"
+            )
+        images[row] = image
+    reader.report(where)
+    return images
 
 
 def _is_grey(picture: Image.Image) -> bool:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pixelgan_lightning.datamodules.conversion import Conversion
-from pixelgan_lightning.datamodules.folders import read_pictures
 from pixelgan_lightning.datamodules.image_sets import ImageSet, ImageSets
 from pixelgan_lightning.datamodules.labels import UNKNOWN
+from pixelgan_lightning.datamodules.pictures import read_pictures
 from pixelgan_lightning.errors import ConfigurationError
 
-_PATH = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "image_id")
+_PATH = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")
 _LABEL = ("label", "labels", "class", "class_name", "target", "category")
 
 
@@ -49,7 +49,8 @@ def read_table(path: Path, conversion: Conversion) -> ImageSets:
         )
     names = [row[path_column] or "" for row in rows]
     labels = [(row[label_column] or "").strip() if label_column else UNKNOWN for row in rows]
-    images = read_pictures([_within(path.parent, name, row) for row, name in enumerate(names)], str(path), conversion)
+    files = [(found := _within(path.parent, name, row), str(found)) for row, name in enumerate(names)]
+    images = read_pictures(files, len(files), str(path), conversion)
     return {"train": ImageSet(images, np.array(_plain(labels), dtype=str), tuple(names))}
 
 

@@ -16,7 +16,7 @@ from pixelgan_lightning.datamodules.arrays import images_from_array
 from pixelgan_lightning.datamodules.base import Source, Split
 from pixelgan_lightning.datamodules.conversion import Conversion, Fit
 from pixelgan_lightning.datamodules.expansion import require_memory
-from pixelgan_lightning.datamodules.image_sets import ImageSet, ImageSets, ImageSetsDataModule
+from pixelgan_lightning.datamodules.image_sets import ImageSet, ImageSets, ImageSetsDataModule, Options
 from pixelgan_lightning.datamodules.labels import UNKNOWN
 from pixelgan_lightning.datamodules.pictures import PictureReader
 from pixelgan_lightning.datamodules.pixels import CHUNK
@@ -121,7 +121,7 @@ class TorchvisionDataModule(ImageSetsDataModule):
         channels: int | None = None,
         fit: Fit = "crop",
         background: float = 1.0,
-        options: dict[str, Any] | None = None,
+        options: Options | None = None,
         download: bool = True,
         **kwargs: Any,
     ) -> None:
