@@ -138,8 +138,8 @@ class TorchvisionDataModule(ImageSetsDataModule):
         self.options = {**({option: default} if option else {}), **(options or {})}
         if isinstance(known.classes, int):
             self.num_classes = known.classes
-        elif self.options[option] in known.classes:
-            self.num_classes = known.classes[self.options[option]]
+        elif (value := str(self.options[option])) in known.classes:
+            self.num_classes = known.classes[value]
         else:
             raise ConfigurationError(
                 f"options={self.options} is not usable: allowed for {option} are {', '.join(known.classes)}"
