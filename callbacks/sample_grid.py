@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pixelgan_lightning import figures
+from pixelgan_lightning.averaging import averaged_weights
 from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
-from pixelgan_lightning.callbacks.averaged_weights import averaged_weights
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
 from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.code_rows import code_rows, number_of_rows

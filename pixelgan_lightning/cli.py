@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -32,7 +32,7 @@ from rich.table import Table
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
 from pixelgan_lightning import commands
 from pixelgan_lightning.augmentations import Augmentation
-from pixelgan_lightning.callbacks import PredictionTable, StopOnSignal
+from pixelgan_lightning.callbacks import PredictionTable, RunCheckpoint, StopOnSignal
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
@@ -166,11 +166,9 @@ class PixelGANCLI(LightningCLI):
             default=None,
             help="Folder of the run. Default: a new one in runs/, or that of --ckpt_path.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
-                "checkpoint.save_last": True,
-                "checkpoint.enable_version_counter": False,  # a continued run writes on into its own folder
                 "trainer.logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}},
                 "data": {"class_path": "DigitsDataModule"},
                 "model.prior": {"class_path": "Categorical"},

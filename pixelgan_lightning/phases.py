@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 from pixelgan_lightning.agreement import class_order, pair_information
+from pixelgan_lightning.averaging import change_weights
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.inference import Inference
 from pixelgan_lightning.likelihoods.base import full_precision
@@ -93,11 +93,7 @@ class Phases(Inference, ManualOptimization):
         q = full_precision(q[: len(x)]).softmax(1)
         counts = q.new_zeros(max(self.num_classes or 0, int(labels.max()) + 1), q.shape[1]).index_add_(0, labels, q)
         order = class_order(sum_over_processes(counts))
-        self.posterior.reorder(order)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
-                average: Any = callback._average_model.module
-                average.posterior.reorder(order)
+        change_weights(self.trainer, self, lambda: self.posterior.reorder(order))
         for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
             for p in self.posterior.parameters():
                 optimizer.state.pop(p, None)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from test_model import CLASSES, around_phases, batches, close, fit, state, tiny
 from torch import Tensor
 
 from pixelgan_lightning.agreement import class_order, pair_information
+from pixelgan_lightning.averaging import ExponentialMovingAverage
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.model import PHASES
 from pixelgan_lightning.optimization import PhaseOptimizer
@@ -107,7 +107,7 @@ class TestWarmup:
         model = tiny(agreement_warmup_steps=1, **dict.fromkeys(names, PhaseOptimizer(lr=1e-15)))
         before = model.posterior.linear.weight.detach().clone()
         monkeypatch.setattr("pixelgan_lightning.phases.class_order", lambda counts: torch.tensor([2, 0, 1]))
-        fit(model, batches(3), callbacks=EMAWeightAveraging(decay=0.9))
+        fit(model, batches(3), callbacks=ExponentialMovingAverage(decay=0.9))
         close(model.posterior.linear.weight.detach(), before[[2, 0, 1]])
 
     def test_what_optimizers_remember_of_the_old_order_is_forgotten(self) -> None:

@@ -25,7 +25,6 @@ from pixelgan_lightning.random import RowDraws
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
-    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
 ]
 
 NO_STATISTICS: dict[str, Any] = {
