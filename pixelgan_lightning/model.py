@@ -276,7 +276,7 @@ class PixelGAN(FusedStep, Resumable):
         # Nothing here draws from the global stream; a component from elsewhere may (dropout), and is to be resumable.
         torch.manual_seed(keyed_seed(self.seed, step, "global stream", self.global_rank))
         phases = self._phases_of(batch)
-        draws = RowDraws(self.seed, step, rank=self.global_rank, world_size=self.trainer.world_size)
+        draws = RowDraws(self.seed, step, rank=self.global_rank, world_size=self.trainer.world_size, device=self.device)
         with self._one_step_per_batch():
             if self._labels_in(batch) and step == self.agreement_warmup_steps > 0:
                 labelled = batch["labelled"]

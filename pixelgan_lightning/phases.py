@@ -129,15 +129,11 @@ class Phases(Inference, ManualOptimization):
         samples: list[Part] = []
         for part, x, labels in seen:
             if part:
-                both = draws(f"{part}prior", len(x), self._sample_with_components).to(x)
-                samples.append((part, both[:, :-1], both[:, -1].round().long()))
+                codes, components = self.prior.keyed_with_components(draws, f"{part}prior", len(x))
+                samples.append((part, codes.to(x), components))
             else:
-                samples.append((part, draws("prior", len(x), self.prior.sample).to(x), labels))
+                samples.append((part, self.prior.keyed(draws, "prior", len(x)).to(x), labels))
         return samples
-
-    def _sample_with_components(self, n: int, generator: torch.Generator) -> Tensor:
-        codes, components = self.prior.sample_with_components(n, generator)
-        return torch.cat([codes, components[:, None].to(codes)], 1)
 
     def _judge(self, codes: Sequence[Part], draws: RowDraws, purpose: str) -> Tensor:
         """The discriminator's logits on blurred codes, which come with their labels where it is label-aware."""

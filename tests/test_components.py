@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from processes import start_as_ranks, wait
+from scipy.stats import chi2, kstest
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -46,7 +47,7 @@ from pixelgan_lightning.priors import (
     SwissRoll,
     Uniform,
 )
-from pixelgan_lightning.random import RowDraws, keyed_generator
+from pixelgan_lightning.random import RowDraws, keyed_generator, normal_from_uniform, split_mix
 
 
 class Container(Component):
@@ -820,6 +821,53 @@ class TestRowDraws:
 
     def test_are_the_same_on_every_machine(self) -> None:
         assert keyed_generator("sample", 0).initial_seed() == 7802069131476947027
+        assert (RowDraws(0).uniform("a", 2, 3) * 2**24).tolist() == [
+            [9941047.0, 274060.0, 13584425.0],
+            [876938.0, 131627.0, 7237899.0],
+        ]
+
+    def test_count_splitmix64(self) -> None:
+        """Its published numbers for the seed 1234567, and any part of them by itself."""
+        published = [
+            6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821,
+        ]  # fmt: skip
+        gamma = 0x9E3779B97F4A7C15
+        assert [n % 2**64 for n in split_mix(1234567, gamma, 0, 5).tolist()] == published
+        assert [n % 2**64 for n in split_mix(1234567, gamma, 3, 2).tolist()] == published[3:]
+
+    def test_a_process_makes_its_own_rows_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[int] = []
+
+        def counted(start: int, gamma: int, first: int, count: int, device: Any) -> torch.Tensor:
+            made.append(count)
+            return split_mix(start, gamma, first, count, device)
+
+        monkeypatch.setattr("pixelgan_lightning.random.split_mix", counted)
+        for world_size in (1, 64):
+            draws = RowDraws(0, rank=world_size - 1, world_size=world_size)
+            draws.uniform("a", 5, 7)
+            Categorical(3).keyed(draws, "b", 6)
+        assert made == [20, 6, 20, 6]
+
+    def test_are_independent_of_each_other_and_uniform(self) -> None:
+        """Of neighbours in a row, in a column and in the step before: correlations, and a chi-squared test each."""
+        steps = torch.stack([RowDraws(5, step).uniform("a", 400, 500) for step in range(2)]).double()
+        pairs = [
+            (steps[0, :, :-1], steps[0, :, 1:]), (steps[0, :-1], steps[0, 1:]), (steps[0], steps[1]),
+            (steps[0, :, :-2], steps[0, :, 2:]), (steps[0, :100], RowDraws(5, 0).uniform("b", 100, 500).double()),
+        ]  # fmt: skip
+        for one, other in pairs:
+            cells = 16 * (16 * one).long() + (16 * other).long()
+            counts = cells.flatten().bincount(minlength=256).double()
+            expected = counts.sum() / 256
+            assert chi2.sf(((counts - expected).square() / expected).sum().item(), 255) > 1e-4
+        normal = RowDraws(5).normal("a", 1000, 201).double()
+        assert kstest(normal.flatten(), "norm").pvalue > 1e-4
+        assert kstest(steps.flatten(), "uniform").pvalue > 1e-4
+
+    def test_normal_draws_are_symmetric_and_finite(self) -> None:
+        ends = normal_from_uniform(torch.tensor([0.0, 1 - 2**-24, 0.25, 0.75 - 2**-24]))
+        assert_close(ends, torch.tensor([-5.4199, 5.4199, -0.67449, 0.67449]), rtol=0, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------- augmentations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,17 @@ class SharedDraws(RowDraws):
 
     latest: RowDraws
 
-    def __init__(self, *key: int | str, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(*key, rank=rank, world_size=world_size)
+    def __init__(self, *key: int | str, **process: Any) -> None:
+        super().__init__(*key, **process)
         SharedDraws.latest = self
 
-    def __call__(self, purpose: str, rows: int, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+    def uniform(self, purpose: str, rows: int, *shape: int) -> Tensor:
         kind, _, phase = purpose.partition(" ")
         if kind in ("view", "posterior") and not phase.endswith("fused"):
             part = "second " if phase == "agreement 2" else ""
             part = "labelled " if phase == "classification" or phase.startswith("labelled ") else part
             purpose = f"{kind} {part}fused"
-        return super().__call__(purpose, rows, draw)
+        return super().uniform(purpose, rows, *shape)
 
 
 def encode_together(model: PixelGAN, data: Sequence[dict[str, Any]]) -> None:
