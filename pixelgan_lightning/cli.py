@@ -550,6 +550,10 @@ def main(args: Sequence[str] | None = None) -> None:
         except RunError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(1) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
+        except OSError as error:  # whoever writes logs, pictures and tables: the disk is full, a folder is gone
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+            raise SystemExit(1) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pixelgan_lightning.category_classes import CategoryClasses
-from pixelgan_lightning.checkpoint_io import unreadable
+from pixelgan_lightning.checkpoint_io import require_whole, unreadable
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.version import __version__
 
@@ -61,6 +61,7 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
         raise ConfigurationError(
             f"{argument}={path} is not usable: there is no such file; allowed are checkpoints of this model"
         )
+    require_whole(path, argument)
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         about = content.get("pixelgan_lightning") or {}

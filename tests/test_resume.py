@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pixelgan_lightning import PixelGAN, checkpoint_io
 from pixelgan_lightning.callbacks import RunCheckpoint
-from pixelgan_lightning.checkpoint_io import UNFINISHED, AtomicCheckpointIO
+from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder
@@ -250,7 +250,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(kill: str, complete: 
     assert load_step(Path("run")) == left
     pixelgan("fit", "--run_dir", "run", "--ckpt_path", "last")
     assert_same_run(reference, Path("run"), [left] if lost else [])
-    assert not list(Path("run").rglob(UNFINISHED))
+    assert not list(Path("run").rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -571,7 +571,7 @@ class TestAtomicCheckpointIO:
             io = AtomicCheckpointIO()
             io.save_checkpoint(self.CONTENT, "a.ckpt")
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-            with pytest.raises(RunError, match=r"the checkpoint a.ckpt \(0.4 MiB\) cannot be written: File too large"):
+            with pytest.raises(RunError, match=r"a checkpoint of 0.4 MiB: a.ckpt cannot be written: File too large"):
                 io.save_checkpoint({**self.CONTENT, "global_step": 4}, "a.ckpt")
             assert os.listdir() == ["a.ckpt"]
 
@@ -599,10 +599,10 @@ class TestAtomicCheckpointIO:
         assert wait(start(run, output=Path("output"))) == 1
         assert load_step(Path("run")) == 3
         last = Path("output").read_text().splitlines()[-1]
-        assert last.startswith("error: the checkpoint ")
+        assert last.startswith("error: a checkpoint of ")
         assert last.endswith("cannot be written: File too large; earlier checkpoints are untouched")
         assert "Traceback" not in Path("output").read_text()
-        assert not list(Path("run").rglob(UNFINISHED))
+        assert not list(Path("run").rglob("*.tmp"))
 
     def test_code_is_not_run(self) -> None:
         torch.save({"state_dict": {}, "surprise": Code()}, "a.ckpt")
