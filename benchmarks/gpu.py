@@ -33,6 +33,7 @@ class Report:
     def __init__(self, folder: Path, budget: float) -> None:
         self.folder, self.start, self.budget = folder, time.monotonic(), budget
         self.results: dict[str, Any] = {"sections": {}}
+        self.lock = threading.RLock()  # two runs write beside each other
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.txt").write_text("")
 
@@ -42,17 +43,19 @@ class Report:
 
     def log(self, line: str) -> None:
         print(line, flush=True)
-        with (self.folder / "log.txt").open("a") as file:
+        with self.lock, (self.folder / "log.txt").open("a") as file:
             file.write(line + "\n")
 
     def save(self) -> None:
-        (self.folder / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
-        (self.folder / "table.md").write_text(table(self.results))
+        with self.lock:
+            (self.folder / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
+            (self.folder / "table.md").write_text(table(self.results))
 
     def run(self, name: str, command: Sequence[str], limit: float) -> int | None:
         """One section, at most ``limit`` seconds; its exit code, or None where the time was over before or in it."""
         limit = min(limit, self.left())
-        section = self.results["sections"].setdefault(name, {"results": []})
+        with self.lock:
+            section = self.results["sections"].setdefault(name, {"results": []})
         if limit < 5:
             section["skipped"] = "no time left"
             self.save()

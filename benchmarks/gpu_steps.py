@@ -38,7 +38,6 @@ class Clock(pl.Callback):
         precision: ``fp32`` or ``tf32``, set when training starts; ``bf16`` is the trainer's.
     """
 
-    seen: Tensor
     last: dict[str, float]
 
     def __init__(
@@ -73,6 +72,7 @@ class Clock(pl.Callback):
             text = averages.table(sort_by=by, row_limit=40, max_name_column_width=60)
             by_host = averages.table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=60)
             Path(self.profile).write_text(f"Three steps of a batch.\n\n{text}\n\n{by_host}\n")
+            Clock.last = {}
             trainer.should_stop = True
         elif self.profile is None and time.perf_counter() - self.start > self.seconds:
             synchronise()
@@ -209,7 +209,7 @@ def main() -> None:
     warmup, graphs = 1 if options.small else 10, torch.cuda.is_available()
     if options.mode == "profile":
         file = str(options.out / "profile.txt")
-        guarded({"profile": file}, lambda: lightning_step(batches[0], "tf32", 60, warmup=warmup, profile=file) or {})
+        guarded({"profile": file}, lambda: lightning_step(batches[0], "tf32", 60, warmup=warmup, profile=file))
         return
     precisions = ("tf32", "fp32", "bf16") if options.mode == "eager" else ("tf32", "bf16")
     precisions = precisions[:1] if options.small else precisions
