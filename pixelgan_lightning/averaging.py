@@ -108,7 +108,7 @@ class ExponentialMovingAverage(pl.Callback):
             self._other[name].copy_(tensors[name])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and self.begun:
+        if trainer.state.fn == TrainerFn.FITTING and self.begun and not self._model_has_average:
             self._swap(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

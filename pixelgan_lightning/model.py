@@ -30,7 +30,7 @@ from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.fused import FusedStep
 from pixelgan_lightning.inference import inference
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.optimization import LARGEST, PhaseOptimizer
 from pixelgan_lightning.phases import Batch
 from pixelgan_lightning.posteriors import Posterior, default_posterior
 from pixelgan_lightning.priors import Categorical, Prior
@@ -152,8 +152,10 @@ class PixelGAN(FusedStep, Resumable):
             )
         if step not in get_args(Step):
             raise ConfigurationError(f"step={step!r} is not usable: allowed are {', '.join(map(repr, get_args(Step)))}")
-        if encoder_lr is not None and not encoder_lr > 0:
-            raise ConfigurationError(f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and null")
+        if encoder_lr is not None and not 0 < encoder_lr <= LARGEST:
+            raise ConfigurationError(
+                f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and <= {LARGEST:g}, and null"
+            )
         if reconstruction_images is not None and reconstruction_images < 1:
             raise ConfigurationError(
                 f"reconstruction_images={reconstruction_images} is not usable: allowed are numbers >= 1 and null"

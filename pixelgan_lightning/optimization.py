@@ -13,6 +13,10 @@ from pixelgan_lightning.errors import ConfigurationError
 Schedule = Literal["constant", "cosine", "linear"]
 
 
+LARGEST = 1e30
+"""Of the numbers that optimizers take: what they make of larger ones does not fit 32 bits."""
+
+
 @dataclass
 class PhaseOptimizer:
     """Adam and its schedule for one phase.
@@ -43,8 +47,8 @@ class PhaseOptimizer:
         if len(self.betas) != 2:
             raise ConfigurationError(f"betas={list(self.betas)} is not usable: allowed are two values in [0, 1)")
         self.betas = (self.betas[0], self.betas[1])  # YAML and checkpoints give a list
-        if not self.lr > 0:
-            raise ConfigurationError(f"lr={self.lr} is not usable: allowed are values > 0")
+        if not 0 < self.lr <= LARGEST:
+            raise ConfigurationError(f"lr={self.lr} is not usable: allowed are values > 0 and <= {LARGEST:g}")
         if self.schedule not in ("constant", "cosine", "linear"):
             raise ConfigurationError(
                 f"schedule={self.schedule!r} is not usable: allowed are 'constant', 'cosine', 'linear'"
@@ -52,8 +56,10 @@ class PhaseOptimizer:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigurationError(f"betas={list(self.betas)} is not usable: allowed are two values in [0, 1)")
         for name in ("weight_decay", "final_lr_factor", "warmup_steps"):
-            if not getattr(self, name) >= 0:
-                raise ConfigurationError(f"{name}={getattr(self, name)} is not usable: allowed are values >= 0")
+            if not 0 <= getattr(self, name) <= LARGEST:
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)} is not usable: allowed are values >= 0 and <= {LARGEST:g}"
+                )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigurationError(f"clip_norm={self.clip_norm} is not usable: allowed are values > 0 and null")
 

@@ -136,7 +136,8 @@ def test_a_fit_in_two_parts_equals_the_fit_in_one(start: int) -> None:
 
 def test_a_second_fit_of_a_trainer_goes_on_with_the_weights() -> None:
     with_average, without = Watch(), Watch()
-    for run in (trainer(ExponentialMovingAverage(0.9), with_average), trainer(without)):
+    at_once = {"num_sanity_val_steps": 0}
+    for run in (trainer(ExponentialMovingAverage(0.9), with_average, **at_once), trainer(without, **at_once)):
         model = tiny_model()
         run.fit(model, data())
         run.fit_loop.max_epochs = 2

@@ -523,6 +523,20 @@ def test_a_checkpoint_says_where_it_comes_from(run: Path) -> None:
     assert content["pixelgan_lightning"]["version"]
 
 
+def test_a_checkpoint_holds_no_images(run: Path) -> None:
+    """It may go to a server, as an artifact."""
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+    def tensors(value: Any) -> list[Tensor]:
+        if isinstance(value, Tensor):
+            return [value]
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+        return [tensor for item in values for tensor in tensors(item)]
+
+    assert any("SampleGrid" in key for key in content["callbacks"])
+    assert not [tensor for tensor in tensors(content["callbacks"]) if tensor.shape[-2:] == (8, 8)]
+
+
 def small_model(**arguments: Any) -> PixelGAN:
     return PixelGAN((1, 8, 8), **{"encoder": ConvEncoder([4], 6), "decoder": GatedPixelCNN(4, layers=1), **arguments})
 
