@@ -29,8 +29,8 @@ class EvaluationCallback(pl.Callback, ABC):
     | | `on_test_end` | `on_validation_end` |
 
     What one callback needs of another must be made in an earlier row: then the order of the list does not matter.
-    So it is with averaged weights (Lightning's ``WeightAveraging``), which the model is sure to have in :meth:`update`
-    alone: run it nowhere else.
+    The model has averaged weights (:class:`~pixelgan_lightning.averaging.ExponentialMovingAverage`) from
+    ``on_validation_start`` until ``on_validation_end``.
 
     Args:
         splits: which of "val" and "test".

@@ -36,7 +36,7 @@ def log_figures(trainer: pl.Trainer, figures: Mapping[str, Figure], step: int) -
     for name, figure in figures.items():
         write(paths[name], figure)
     if trainer.state.fn == TrainerFn.FITTING:
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = max(trainer.global_step - 1, 0)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             for name, figure in figures.items():

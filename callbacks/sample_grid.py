@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pixelgan_lightning import figures
+from pixelgan_lightning.averaging import averaged_weights
 from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
-from pixelgan_lightning.callbacks.averaged_weights import averaged_weights
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
 from pixelgan_lightning.callbacks.figure_logging import log_figures
 from pixelgan_lightning.code_rows import code_rows, number_of_rows
@@ -72,11 +72,11 @@ class SampleGrid(pl.Callback):
         self._drawn_at: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What the picture at the end of a continued training needs."""
-        return {"drawn_at": self._drawn_at, "inputs": self._inputs}
+        """Whether the picture at the end of a continued training is drawn already."""
+        return {"drawn_at": self._drawn_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._drawn_at, self._inputs = state_dict["drawn_at"], state_dict["inputs"]
+        self._drawn_at = state_dict["drawn_at"]
 
     def on_validation_batch_end(
         self,
@@ -115,6 +115,8 @@ class SampleGrid(pl.Callback):
             codes = pl_module.prior.manifold(self.manifold_side) if self.manifold_side else None
             if codes is not None:
                 drawn["manifold"] = figures.manifold(self._decode(pl_module, codes), self.manifold_side)
+            if self._inputs is None:  # a continued training that no validation has come in
+                self._inputs = _first_images(trainer, self.reconstructions)
             if self._inputs is not None and len(self._inputs):
                 outputs = self._decode(pl_module, pl_module.encode(self._inputs.to(pl_module.device)))
                 drawn["reconstructions"] = figures.reconstructions(self._inputs, outputs)
@@ -134,6 +136,14 @@ class SampleGrid(pl.Callback):
 
     def _decode(self, pl_module: Any, codes: Tensor) -> Tensor:
         return pl_module.sample(codes.to(pl_module.device), seed=self.seed, temperature=self.temperature)
+
+
+def _first_images(trainer: pl.Trainer, number: int) -> Tensor | None:
+    """Of the first validation batch, as a validation would have seen them; None without validation images."""
+    data = getattr(trainer, "datamodule", None)
+    loaders = trainer.val_dataloaders or (data.val_dataloader() if data is not None else None)
+    batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders), None) if loaders else None
+    return None if batch is None else batch["image"][:number]
 
 
 def _row_labels(categories: Sequence[int], mapping: Any) -> list[str]:

@@ -161,7 +161,7 @@ class TrainLoader:
             begin = (epoch * len(self) + step) * self.labelled_batch_size * self.world_size
             cycle, offset = divmod(begin, size)
             # A global batch is no longer than a cycle: it touches this cycle and perhaps the next.
-            stream = torch.cat([self._order(size, "labelled", cycle + i) for i in range(2)])[offset:]
+            stream = torch.cat([self._order(size, "order of labelled images", cycle + i) for i in range(2)])[offset:]
             index = self.labelled[self._share(stream, 0, self.labelled_batch_size)]
             image = self._image(index, draws, "labelled")
             batch["labelled"] = {"image": image, "label": self.labels[index], "index": index}
@@ -227,6 +227,9 @@ class EvalLoader:
         levels: number of levels of ``images``; handed out as float32 ``level / (levels - 1)``.
         rank: index of this process.
         world_size: number of processes.
+
+    Raises:
+        ConfigurationError: fewer rows than processes.
     """
 
     def __init__(
@@ -240,6 +243,11 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if 0 < len(indices) < world_size:
+            raise ConfigurationError(
+                f"devices={world_size} is not usable with {len(indices)} images to evaluate on: each process needs "
+                f"one; allowed are at most {len(indices)}"
+            )
         self.images, self.labels, self.levels = images, labels, levels
         self.indices, self.batch_size = indices[rank::world_size], batch_size
 

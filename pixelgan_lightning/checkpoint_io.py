@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from contextlib import suppress
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ from lightning_fabric.utilities.cloud_io import get_filesystem
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from pixelgan_lightning.errors import ConfigurationError, RunError
-
-UNFINISHED = ".unfinished"
-"""Name of the file that a checkpoint is written to before it gets its own; the next one to be written replaces it."""
+from pixelgan_lightning.whole_file import whole_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -36,25 +34,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        unfinished = target.with_name(UNFINISHED)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            with whole_file(target) as unfinished, unfinished.open("wb") as file:
                 file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(unfinished, target)
-            _sync_folder(target.parent)
-        except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink()
+        except RunError as error:
             size = buffer.getbuffer().nbytes / 2**20
-            raise RunError(
-                f"the checkpoint {target} ({size:.1f} MiB) cannot be written: {error.strerror or error}; earlier "
-                "checkpoints are untouched"
-            ) from error
+            raise RunError(f"a checkpoint of {size:.1f} MiB: {error}; earlier checkpoints are untouched") from error
+        _sync_folder(target.parent)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -67,6 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if weights_only is False:
             raise ConfigurationError("weights_only=False is not usable: allowed is True, code is not run")
+        require_whole(path)
         try:
             content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
         except Exception as error:  # unpickling raises anything
@@ -76,11 +67,44 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
 
+def require_whole(path: str | Path, argument: str = "ckpt_path") -> None:
+    """Compare the checksums in a checkpoint with its content, some milliseconds: PyTorch does not look at them.
+
+    Raises:
+        ConfigurationError: they differ; the message names the newest checkpoint beside it that is whole.
+    """
+    if _is_local(path) and zipfile.is_zipfile(path):  # what is no archive is refused when it is loaded
+        try:
+            damaged = _damaged_part(path)
+        except Exception as error:  # damaged archives raise anything
+            raise unreadable(path, error, argument) from error
+        if damaged is not None:
+            raise unreadable(path, ValueError(f"{damaged} has not the content that it was written with"), argument)
+
+
+def _damaged_part(path: str | Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return _damaged_part(path) is None
+    except Exception:
+        return False
+
+
 def unreadable(path: str | Path, error: Exception, argument: str = "ckpt_path") -> ConfigurationError:
-    """What to say about a file that ``torch.load`` gave up on."""
+    """What to say about a file that cannot be read, and which checkpoint beside it can."""
     first_line = str(error).strip().partition("\n")[0]
+    others: list[Path] = []
+    if _is_local(path):
+        beside = [other for other in Path(path).parent.glob("*.ckpt") if other.name != Path(path).name]
+        others = sorted(beside, key=lambda other: other.stat().st_mtime, reverse=True)
+    whole = next((f"; whole is {other}" for other in others if _is_whole(other)), "")
     return ConfigurationError(
-        f"{argument}={path} is not usable: allowed are checkpoints of this model ({type(error).__name__}: {first_line})"
+        f"{argument}={path} is not usable: allowed are checkpoints of this model ({type(error).__name__}: "
+        f"{first_line}){whole}"
     )
 
 
@@ -103,4 +127,4 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["UNFINISHED", "AtomicCheckpointIO", "unreadable"]
+__all__ = ["AtomicCheckpointIO", "require_whole", "unreadable"]

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -32,7 +32,7 @@ from rich.table import Table
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
 from pixelgan_lightning import commands, pretrained
 from pixelgan_lightning.augmentations import Augmentation
-from pixelgan_lightning.callbacks import PredictionTable, StopOnSignal
+from pixelgan_lightning.callbacks import PredictionTable, RunCheckpoint, StopOnSignal
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
@@ -178,11 +178,9 @@ class PixelGANCLI(LightningCLI):
             help="torch.compile the decoder: half a minute once, then faster steps. On a CPU in full precision the "
             "layers are written out by hand, which is faster, and stay as they are.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
-                "checkpoint.save_last": True,
-                "checkpoint.enable_version_counter": False,  # a continued run writes on into its own folder
                 "trainer.logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}},
                 "data": {"class_path": "DigitsDataModule"},
                 "model.prior": {"class_path": "Categorical"},
@@ -569,6 +567,10 @@ def main(args: Sequence[str] | None = None) -> None:
             raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
         except RunError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(1) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
+        except OSError as error:  # whoever writes logs, pictures and tables: the disk is full, a folder is gone
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
             raise SystemExit(1) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
 
 

@@ -39,8 +39,6 @@ def quiet_libraries() -> Iterator[None]:
         # Images are in memory: a loader has nothing to gain from workers. A continued run writes on into its folder.
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-        # It wants the weights before the step; a checkpoint here is the state after it.
-        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         try:
             yield
         finally:

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +18,7 @@ from torch.optim import Optimizer
 from pixelgan_lightning import pretrained
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.autoencoder import Autoencoder
+from pixelgan_lightning.averaging import change_weights
 from pixelgan_lightning.component import Description, construct
 from pixelgan_lightning.contracts import require_evaluation_batch, require_training_batch
 from pixelgan_lightning.decoders import Decoder
@@ -149,7 +149,7 @@ class PixelGAN(Autoencoder, Resumable):
         number, rank = self.global_step, self.global_rank
         # Nothing here draws from the global stream; a component from elsewhere may (dropout), and is to be resumable.
         seed_global_stream(keyed_seed(self.seed, number, "global stream", rank), self.device)
-        draws = RowDraws(self.seed, number, rank=rank, world_size=self.trainer.world_size)
+        draws = RowDraws(self.seed, number, rank=rank, world_size=self.trainer.world_size, device=self.device)
         step = TrainStep(batch, number, draws, logged=self._is_logged(number))
         for phase in self.phases.values():
             phase.begin(self, step)
@@ -177,11 +177,7 @@ class PixelGAN(Autoencoder, Resumable):
         return list(self.step.optimizers().values())
 
     def reorder_categories(self, order: Tensor) -> None:
-        super().reorder_categories(order)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
-                average: Any = callback._average_model.module
-                average.posterior.reorder(order)
+        change_weights(self.trainer, self, lambda: super(PixelGAN, self).reorder_categories(order))
         for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
             for p in self.posterior.parameters():
                 optimizer.state.pop(p, None)

@@ -13,6 +13,10 @@ from pixelgan_lightning.errors import ConfigurationError
 Schedule = Literal["constant", "cosine", "linear"]
 
 
+LARGEST = 1e30
+"""Of the numbers that optimizers take: what they make of larger ones does not fit 32 bits."""
+
+
 @dataclass
 class PhaseOptimizer:
     """Adam and the course of its learning rate, in up to three pieces: it rises, stays at ``lr``, and falls.
@@ -61,11 +65,13 @@ class PhaseOptimizer:
         if self.schedule not in get_args(Schedule):
             allowed = ", ".join(map(repr, get_args(Schedule)))
             raise ConfigurationError(f"schedule={self.schedule!r} is not usable: allowed are {allowed}")
-        if not 0 < self.lr < math.inf:
-            raise ConfigurationError(f"lr={self.lr} is not usable: allowed are values > 0")
+        if not 0 < self.lr <= LARGEST:
+            raise ConfigurationError(f"lr={self.lr} is not usable: allowed are values > 0 and <= {LARGEST:g}")
         for name in ("weight_decay", "final_lr_factor", "warmup_steps", "initial_lr_factor", "stable_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigurationError(f"{name}={getattr(self, name)} is not usable: allowed are values >= 0")
+            if not 0 <= getattr(self, name) <= LARGEST:
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)} is not usable: allowed are values >= 0 and <= {LARGEST:g}"
+                )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigurationError(f"clip_norm={self.clip_norm} is not usable: allowed are values > 0 and null")
         if self.decay_steps is not None and self.decay_steps < 1:

@@ -1,8 +1,8 @@
 """What a checkpoint of Lightning lacks for a continued run to equal the uninterrupted one, and what must not differ.
 
-A checkpoint written at the end of a training batch comes before two things of that batch: its row in the logs and the
-validation that may be due after it. Lightning continues with the next batch, so a process killed in between would lose
-both. Here they travel in the checkpoint.
+After any kill the weights, the optimizers and the averages of a continued run are those of the run in one piece. A
+row of the logs between the checkpoint and the kill may be missing, and a validation that was due may come one interval
+later.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from pixelgan_lightning.averaging import TRAINED, require_average, require_own_average
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.version import __version__
-
-EPOCH_LOOP = "epoch_loop."
-VALIDATION_LOOP = "epoch_loop.val_loop."
 
 DERIVED = ("latent_dim", "img_dim")
 """Names in ``hparams`` that callbacks of other packages look for; they follow from the arguments and are not stored."""
@@ -33,6 +29,10 @@ class Resumable(pl.LightningModule):
         super().__init__()
         self._trained_steps = 0
         self._resumed: dict[str, Any] = {}  # what the checkpoint that a fit continues says about its run
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        require_own_average(self.trainer)
 
     @property
     def global_step(self) -> int:
@@ -53,7 +53,7 @@ class Resumable(pl.LightningModule):
         if trainer is not None:
             about["split_hash"] = getattr(getattr(trainer, "datamodule", None), "split_hash", None)
             about["images_per_step"] = images_per_step(trainer)
-            add_unfinished_business(trainer, checkpoint, about)
+        about["averaged"] = TRAINED in checkpoint
         checkpoint["pixelgan_lightning"] = about
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -63,21 +63,18 @@ class Resumable(pl.LightningModule):
         self._trained_steps = int(checkpoint.get("global_step", 0))
         self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
         if self._trainer is not None:
+            require_average(self._trainer, checkpoint)
             require_same_stream(self._trainer, self._resumed)
 
     def on_train_start(self) -> None:
         begin_next_epoch(self.trainer)
-        log_unfinished_business(self.trainer, self._resumed)
-        remember_last_checkpoint(self.trainer)
         self._resumed = {}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._trained_steps = self.global_step
-        forget_last_checkpoint(self.trainer)
 
     def on_validation_start(self) -> None:
         self.require_finite()
-        forget_cut_off_validation(self.trainer)
 
 
 def images_per_step(trainer: pl.Trainer) -> dict[str, int]:
@@ -155,88 +152,24 @@ def _leaves(description: Any, key: str = "") -> dict[str, Any]:
     return {key: list(description) if isinstance(description, tuple) else description}
 
 
-def add_unfinished_business(trainer: pl.Trainer, checkpoint: dict[str, Any], extra: dict[str, Any]) -> None:
-    """Make a checkpoint written at the end of a training batch one that is continued behind this batch's logging.
-
-    Args:
-        trainer: in the hook that writes the checkpoint.
-        checkpoint: its ``loops`` are changed where a validation is due.
-        extra: gets ``pending_log``, the step and the row of the logs, where one is due.
-    """
-    loop = trainer.fit_loop.epoch_loop
-    batches: Any = loop.batch_progress
-    if not trainer.training or batches.total.processed != batches.total.completed + 1:
-        return  # not between a training batch and its end
-    if trainer.loggers and trainer._logger_connector.should_update_logs:
-        row = {name: float(value) for name, value in trainer._logger_connector.metrics["log"].items()}
-        extra["pending_log"] = {"step": loop._batches_that_stepped, "row": {**row, "epoch": trainer.current_epoch}}
-    fetcher = trainer.fit_loop._data_fetcher
-    if fetcher is None or not loop._should_check_val_fx(fetcher):
-        return
-    # As if the kill came within the validation: Lightning then starts with a validation.
-    loops = checkpoint["loops"]["fit_loop"]
-    for part in ("total", "current"):
-        loops[f"{EPOCH_LOOP}batch_progress"][part]["completed"] += 1
-        validated = loops[f"{VALIDATION_LOOP}batch_progress"][part]
-        done = validated["completed"] if part == "total" else 0
-        validated.update(ready=done + 1, started=done + 1, processed=done, completed=done)
-    loops[f"{VALIDATION_LOOP}batch_progress"]["is_last_batch"] = False
-
-
-def log_unfinished_business(trainer: pl.Trainer, stored: Mapping[str, Any]) -> None:
-    """Log the row that the killed process may not have logged any more."""
-    pending = stored.get("pending_log")
-    if pending is not None:
-        for logger in trainer.loggers:
-            logger.log_metrics(pending["row"], pending["step"])
-            logger.save()
-
-
-def remember_last_checkpoint(trainer: pl.Trainer) -> None:
-    """Let a continued fit that has nothing left to train leave its checkpoint alone.
-
-    ``ModelCheckpoint`` would write it again at the end, when a moving average has taken the place of the weights.
-    """
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and not callback._last_checkpoint_saved:
-            callback._last_checkpoint_saved = callback.last_model_path
-
-
-def forget_last_checkpoint(trainer: pl.Trainer) -> None:
-    """Once a continued fit has trained, its checkpoint is no longer that of the end."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback._last_global_step_saved == 0:
-            callback._last_checkpoint_saved = ""
-
-
 def begin_next_epoch(trainer: pl.Trainer) -> None:
-    """Let a fit with ``max_steps`` go on behind an epoch that its checkpoint has finished.
+    """Let a fit go on behind an epoch whose last batch its checkpoint has seen.
 
-    Lightning would take it up again within that epoch, where no batch is left, and count one more that trained nothing.
+    Lightning would go on with the next epoch without counting it, or, with ``max_steps``, take up the old one again, in
+    which no batch is left, and count one more that trained nothing.
     """
     loop = trainer.fit_loop
-    if loop.restarted_on_epoch_end:
-        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the loop's own setter insists on True
-        loop.update_restart_stage()
-        loop.epoch_progress.increment_completed()
+    epochs: Any = loop.epoch_progress
+    if not loop.restarting or epochs.current.processed < epochs.current.ready or loop.done:
+        return
+    if loop.restarted_mid_epoch:  # the checkpoint was written behind the batch
+        epochs.increment_ready()
+        epochs.increment_started()
+        return
+    if loop.restarted_on_epoch_end:  # behind the epoch
+        epochs.increment_completed()
+    loop.epoch_loop.restarting = False
+    loop.update_restart_stage()
 
 
-def forget_cut_off_validation(trainer: pl.Trainer) -> None:
-    """Let Lightning's counters of validation batches agree again, when a cut-off validation begins anew."""
-    total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-    total.ready = total.started = total.processed = total.completed
-
-
-__all__ = [
-    "DERIVED",
-    "Resumable",
-    "add_unfinished_business",
-    "begin_next_epoch",
-    "forget_cut_off_validation",
-    "forget_last_checkpoint",
-    "images_per_step",
-    "log_unfinished_business",
-    "remember_last_checkpoint",
-    "require_same_model",
-    "require_same_stream",
-]
+__all__ = ["DERIVED", "Resumable", "begin_next_epoch", "images_per_step", "require_same_model", "require_same_stream"]

@@ -2,19 +2,23 @@
 
 A run's folder holds ``config.yaml`` (what ``fit`` was told), ``checkpoints/``, one folder of logs per command (``fit``,
 ``fit-1`` for a continued fit, ``test``, ...), ``images/``, ``predictions/``, ``results.json`` (of the last test) and,
-with Weights & Biases, ``wandb_id.txt``.
+with Weights & Biases, ``wandb_id.txt``. One process at a time trains there.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.messages import is_first_process, say
@@ -24,13 +28,30 @@ CONFIG = "config.yaml"
 VARIABLE = "PIXELGAN_RUN_DIR"
 """Tells the processes that a strategy starts which folder the first one has chosen."""
 
+LOCK = ".lock"
+"""The file in a run's folder that the process that trains there holds; the system releases it when the process ends."""
+
+OWNER = ".running"
+"""Says which process that is."""
+
+_held = ExitStack()
+
 
 def run_folder(config: Any, command: str) -> Path:
     """The folder of this run: a new one for a new run, that of the checkpoint for what follows from it.
 
+    A fit holds its folder until the end of :func:`run_folder_scope`.
+
     Raises:
-        ConfigurationError: the folder cannot be made.
+        ConfigurationError: the folder cannot be made, or another process trains in it.
     """
+    folder = _choose(config, command)
+    if command == "fit" and is_first_process():
+        _hold(folder)
+    return folder
+
+
+def _choose(config: Any, command: str) -> Path:
     first = is_first_process()
     if not first and VARIABLE in os.environ:
         return Path(os.environ[VARIABLE])
@@ -68,6 +89,49 @@ def _claim(wanted: Path) -> Path:
     return folder
 
 
+def _hold(folder: Path) -> None:
+    """Be the one process that trains in ``folder``; then what a killed one has not finished writing can go."""
+    lock, owner = FileLock(folder / LOCK), folder / OWNER
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        first = _owner(owner)
+        try:  # workers of a process that was killed end some seconds later
+            lock.acquire(timeout=0 if _is_alive(first) else 15)
+        except Timeout:
+            raise ConfigurationError(
+                f"run_dir={folder} is not usable: process {first.get('pid', '?')} on {first.get('host', '?')} trains "
+                "there; allowed are another run_dir, and when that process has ended --ckpt_path last"
+            ) from None
+    except (OSError, NotImplementedError) as error:
+        say(f"{folder} cannot be locked ({error}): see to it that no other process trains there")
+        return
+    _held.callback(lock.release)
+    owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+    _held.callback(owner.unlink, missing_ok=True)
+    for unfinished in (folder / CHECKPOINTS).glob(".*.tmp"):
+        unfinished.unlink(missing_ok=True)
+
+
+def _owner(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):  # it is only just beginning
+        return {}
+
+
+def _is_alive(process: dict[str, Any]) -> bool:
+    if process.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(process["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
+
+
 @contextmanager
 def run_folder_scope() -> Iterator[None]:
     """Forget the choice of the folder at the end, and remove it where nothing was written to it."""
@@ -75,11 +139,12 @@ def run_folder_scope() -> Iterator[None]:
     try:
         yield
     finally:
+        _held.close()
         folder = os.environ.pop(VARIABLE, None)
         if inherited is not None:
             os.environ[VARIABLE] = inherited
         elif folder is not None:
-            if not any(path.is_file() for path in Path(folder).rglob("*")):
+            if not any(path.is_file() and path.name != LOCK for path in Path(folder).rglob("*")):
                 shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):
                 Path("runs").rmdir()

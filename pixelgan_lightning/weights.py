@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.category_classes import CategoryClasses
-from pixelgan_lightning.checkpoint_io import unreadable
+from pixelgan_lightning.checkpoint_io import require_whole, unreadable
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.former import with_phases
 from pixelgan_lightning.version import __version__
@@ -60,6 +60,7 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
         raise ConfigurationError(
             f"{argument}={path} is not usable: there is no such file; allowed are checkpoints of this model"
         )
+    require_whole(path, argument)
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         about = content.get("pixelgan_lightning") or {}

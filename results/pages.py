@@ -11,7 +11,7 @@ show and what failed, ``commands NAME`` how to run them. So a new row needs no e
 
 - ``tables``: name of a table -> place in it (a number);
 - ``title`` (in its table) and ``experiment`` (in a table of several experiments): text;
-- ``configuration`` (a file or a list) and ``options``: the command; ``before``: lines of shell that have to run first;
+- ``configuration`` (a file or a list) and ``options``: the command;
 - ``phases``, ``machine``, ``minutes`` (a run), ``published``, and what else a table shows in a column of its name;
 - ``shows``, ``failed``, ``notes``: sentences.
 
@@ -237,12 +237,9 @@ def write_notes(name: str) -> str:
 def write_commands(name: str) -> str:
     lines = ["```sh"]
     for row in rows_of(name):
-        if "configuration" not in row.about:
-            continue
-        seeds = " ".join(str(run.seed) for run in row.runs)
-        lines.append(f"# {row.about['title']}")
-        lines += str(row.about.get("before", "")).split("\n")[: None if "before" in row.about else 0]
-        lines.append(f"for seed in {seeds}; do {row.command}; done" if len(row.runs) > 1 else row.command)
+        if "configuration" in row.about:
+            seeds = ", ".join(str(run.seed) for run in row.runs)
+            lines.append(f"{row.command}  # {row.about['title']}" + (f"; seed {seeds}" if len(row.runs) > 1 else ""))
     return "\n".join([*lines, "```"])
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from test_model import CLASSES, PHASES, around_phases, batches, close, fit, phases, state, tiny
 from torch import Tensor
 
+from pixelgan_lightning.averaging import ExponentialMovingAverage
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.phases import Phase
 from pixelgan_lightning.phases.agreement import class_order, pair_information
@@ -112,7 +112,7 @@ class TestWarmup:
         model = tiny(phases=phases(**still))
         before = model.posterior.linear.weight.detach().clone()
         monkeypatch.setattr("pixelgan_lightning.phases.agreement.class_order", lambda counts: torch.tensor([2, 0, 1]))
-        fit(model, batches(3), callbacks=EMAWeightAveraging(decay=0.9))
+        fit(model, batches(3), callbacks=ExponentialMovingAverage(decay=0.9))
         close(model.posterior.linear.weight.detach(), before[[2, 0, 1]])
 
     def test_what_optimizers_remember_of_the_old_order_is_forgotten(self) -> None:

@@ -95,10 +95,10 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "a seed that is no number": (["--seed_everything", "lucky"], ["seed_everything=lucky"]),
     "negative seed": (["--seed_everything", -1], ["-1"]),
     "checkpoints every -1 steps": (["--checkpoint.every_n_train_steps", -1], ["every_n_train_steps", "-1"]),
-    "checkpoints by time": (
-        ["--checkpoint.train_time_interval", "00:30:00"],
-        ["train_time_interval=0:30:00", "every_n_train_steps"],
-    ),
+    "a learning rate beyond 32 bits": (["--model.reconstruction.lr", 1e38], ["reconstruction.lr=1e+38", "<= 1e+30"]),
+    "a rate of the encoder beyond 32 bits": (["--model.encoder_lr", 1e38], ["encoder_lr=1e+38", "<= 1e+30"]),
+    "a weight decay beyond 32 bits": (["--model.generating.weight_decay", 1e300], ["weight_decay=1e+300", "<= 1e+30"]),
+    "checkpoints by time": (["--checkpoint.train_time_interval", "00:30:00"], ["train_time_interval"]),
     "checkpoints of -2 models": (["--checkpoint.save_top_k", -2], ["save_top_k", "-2"]),
     "mode of checkpoints": (["--checkpoint.monitor", "val/reconstruction", "--checkpoint.mode", "best"], ["best"]),
     "empty class": (["--model.prior", ""], ["model.prior"]),
@@ -300,11 +300,11 @@ def pt_bomb(path: Path) -> None:
 
 
 OWN: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "NaN": ("x.npz", lambda path: np.savez(path, images=np.full((60, 8, 8), np.nan)), "its images are NaN"),
-    "a class without images": (
+    "NaN": ("x.npz", lambda path: np.savez(path, images=np.full((60, 8, 8), np.nan)), "NaN or infinite ones among"),
+    "labels that are no classes": (
         "x.npz",
-        lambda path: np.savez(path, images=zeros_of(60)["images"], labels=np.arange(60) % 2 * 2),
-        "no image has label 1, but there are labels up to 2",
+        lambda path: np.savez(path, images=zeros_of(60)["images"], labels=np.arange(60) / 2),
+        "its labels have 0.5: allowed are whole numbers",
     ),
     "decompression bomb": ("x.npz", npz_bomb, "allowed are 200 times as many"),
     "more values than bytes": ("x.npz", npz_that_says_terabytes, "missing or damaged"),

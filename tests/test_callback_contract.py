@@ -17,10 +17,12 @@ from torch import Tensor
 from pixelgan_lightning import PixelGAN, callbacks
 from pixelgan_lightning.callbacks import (
     ClusterAccuracy,
+    ExponentialMovingAverage,
     InformationDecomposition,
     LatentScatter,
     MarginalLikelihood,
     PredictionTable,
+    RunCheckpoint,
     SampleGrid,
     StopOnSignal,
 )
@@ -41,6 +43,8 @@ CALLBACKS: dict[type[pl.Callback], Callable[[], pl.Callback]] = {
     InformationDecomposition: lambda: InformationDecomposition(3, num_samples=2, splits=BOTH),
     PredictionTable: lambda: PredictionTable(),
     StopOnSignal: lambda: StopOnSignal(),
+    RunCheckpoint: lambda: RunCheckpoint(),
+    ExponentialMovingAverage: lambda: ExponentialMovingAverage(update_starting_at_step=2),
 }
 MODELS: dict[str, Callable[[], PixelGAN]] = {
     "categorical": lambda: tiny_model(Categorical(10)),

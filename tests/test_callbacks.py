@@ -277,6 +277,18 @@ class TestSampleGrid:
         assert torch.equal(before, after)
         assert mode_before == mode_after
 
+    def test_images_to_reconstruct_are_found_again_in_the_data(self, tmp_path: Path) -> None:
+        """A checkpoint does not hold them."""
+        grid = SampleGrid(columns=2, reconstructions=5)
+        trainer = make_trainer(tmp_path, grid)
+        trainer.fit(Model(Plane()), Data())
+        seen, grid._inputs = grid._inputs, None
+        assert seen is not None
+        assert all(not isinstance(value, Tensor) for value in grid.state_dict().values())
+        grid._drawn_at = None
+        grid.on_train_end(trainer, trainer.lightning_module)
+        assert torch.equal(grid._inputs, seen)  # type: ignore[arg-type]
+
     def test_same_pictures_every_time(self, tmp_path: Path) -> None:
         for seed, run in enumerate(("one", "two")):
             torch.manual_seed(seed)  # the global stream is no part of the pictures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -649,7 +649,8 @@ def test_a_short_name_that_another_package_has_too_is_ours(monkeypatch: pytest.M
     assert resolve(pl.LightningDataModule, "Stripes") == paths[2]
 
 
-def test_version() -> None:
-    command = [sys.executable, "-m", "pixelgan_lightning", "--version"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    assert said == f"{__version__}\n"
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by ``python -m pixelgan_lightning``."""
+    monkeypatch.setattr(sys, "argv", ["pixelgan", "--version"])
+    runpy.run_module("pixelgan_lightning", run_name="__main__")
+    assert capsys.readouterr().out == f"{__version__}\n"

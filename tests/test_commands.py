@@ -18,6 +18,7 @@ from tinymodel import tiny_model, write_checkpoint
 from pixelgan_lightning import commands, figures
 from pixelgan_lightning.callbacks import SampleGrid
 from pixelgan_lightning.code_rows import code_rows
+from pixelgan_lightning.commands import arguments as drawing
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.datamodules.pixels import quantise
 from pixelgan_lightning.decoders import ConvDecoder
@@ -145,7 +146,7 @@ def test_samples_are_the_models() -> None:
 
 @pytest.mark.parametrize("many", [1, 7])
 def test_many_samples_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch, many: int) -> None:
-    monkeypatch.setattr(commands, "BATCH", 3)
+    monkeypatch.setattr(drawing, "BATCH", 3)
     pixelgan("sample", *model_with(Gaussian(2)), "--out", "out.npz", "--num", many)
     got = arrays()
     assert len(np.unique(got["images"], axis=0)) == len(got["images"]) == many  # no part repeats another's draws

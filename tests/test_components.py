@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from processes import start_as_ranks, wait
+from scipy.stats import chi2, kstest
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pixelgan_lightning import normalization
 from pixelgan_lightning.agreement import pair_information
 from pixelgan_lightning.augmentations import Augmentation, Chain, RandomAffine, RandomApply, RandomColour
 from pixelgan_lightning.component import Component, construct
@@ -47,7 +47,7 @@ from pixelgan_lightning.priors import (
     SwissRoll,
     Uniform,
 )
-from pixelgan_lightning.random import RowDraws, keyed_generator
+from pixelgan_lightning.random import RowDraws, keyed_generator, normal_from_uniform, split_mix
 
 
 class Container(Component):
@@ -758,44 +758,30 @@ def shard(rank: int) -> Tensor:
     return torch.randn(3, 2, 2, 3, generator=keyed_generator("shard", rank), dtype=torch.float64) + 2 * rank
 
 
-# What one process does with its images: output, gradients of a loss that is a sum over the global batch, running
-# statistics. It reads the module by itself, because importing all of the package takes far longer than the test.
-NORMALISE = """
-def normalise(norm, running_statistics, x):
+def normalise(norm: BatchNorm, x: Tensor) -> dict[str, Tensor]:
+    """Output, gradients of a loss that is a sum over the global batch, running statistics."""
     x.requires_grad_()
     with running_statistics(norm):
         y = norm(x)
     (y.sin() * (1 + x.detach())).sum().backward()
-    gradients = {name: p.grad for name, p in norm.named_parameters()}
-    return {"y": y.detach(), "x": x.grad, **gradients, **dict(norm.named_buffers())}
-"""
-PROCESS = """
-import runpy, sys, torch
-import torch.distributed as dist
-module, folder, rank = sys.argv[1:]
-torch.set_num_threads(1)
-names = runpy.run_path(module)
-dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=int(rank), world_size=2)
-x, state = torch.load(f"{folder}/shard{rank}.pt")
-norm = names["BatchNorm"](2).double()
-norm.load_state_dict(state)
-torch.save(normalise(norm, names["running_statistics"], x), f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
+    gradients = {name: p.grad for name, p in norm.named_parameters() if p.grad is not None}
+    return {"y": y.detach(), "x": x.grad, **gradients, **dict(norm.named_buffers())}  # type: ignore[dict-item]
 
 
-def test_batch_norm_on_two_processes_equals_one(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_batch_norm_on_two_processes_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     norm, _ = batch_norms(2, 4, True)
-    processes = []
-    for rank in range(2):
-        torch.save((shard(rank), norm.state_dict()), tmp_path / f"shard{rank}.pt")
-        command = [sys.executable, "-c", NORMALISE + PROCESS, normalization.__file__, str(tmp_path), str(rank)]
-        processes.append(subprocess.Popen(command))
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    names: dict[str, Any] = {}
-    exec(NORMALISE, names)
-    one = names["normalise"](norm, running_statistics, torch.cat([shard(0), shard(1)]))
+
+    def run(rank: int) -> None:
+        dist.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=rank, world_size=2)
+        torch.save(normalise(norm, shard(rank)), f"{rank}.pt")
+        dist.destroy_process_group()
+
+    assert [wait(pid, timeout=120) for pid in start_as_ranks(2, run)] == [0, 0], Path("rank0").read_text()
+    ranks = [torch.load(f"{rank}.pt") for rank in range(2)]
+    one = normalise(norm, torch.cat([shard(0), shard(1)]))
     for name in ("y", "x"):
         close(torch.cat([rank[name] for rank in ranks]), one[name])
     for name in ("weight", "bias"):
@@ -835,6 +821,53 @@ class TestRowDraws:
 
     def test_are_the_same_on_every_machine(self) -> None:
         assert keyed_generator("sample", 0).initial_seed() == 7802069131476947027
+        assert (RowDraws(0).uniform("a", 2, 3) * 2**24).tolist() == [
+            [9941047.0, 274060.0, 13584425.0],
+            [876938.0, 131627.0, 7237899.0],
+        ]
+
+    def test_count_splitmix64(self) -> None:
+        """Its published numbers for the seed 1234567, and any part of them by itself."""
+        published = [
+            6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821,
+        ]  # fmt: skip
+        gamma = 0x9E3779B97F4A7C15
+        assert [n % 2**64 for n in split_mix(1234567, gamma, 0, 5).tolist()] == published
+        assert [n % 2**64 for n in split_mix(1234567, gamma, 3, 2).tolist()] == published[3:]
+
+    def test_a_process_makes_its_own_rows_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[int] = []
+
+        def counted(start: int, gamma: int, first: int, count: int, device: Any) -> torch.Tensor:
+            made.append(count)
+            return split_mix(start, gamma, first, count, device)
+
+        monkeypatch.setattr("pixelgan_lightning.random.split_mix", counted)
+        for world_size in (1, 64):
+            draws = RowDraws(0, rank=world_size - 1, world_size=world_size)
+            draws.uniform("a", 5, 7)
+            Categorical(3).keyed(draws, "b", 6)
+        assert made == [20, 6, 20, 6]
+
+    def test_are_independent_of_each_other_and_uniform(self) -> None:
+        """Of neighbours in a row, in a column and in the step before: correlations, and a chi-squared test each."""
+        steps = torch.stack([RowDraws(5, step).uniform("a", 400, 500) for step in range(2)]).double()
+        pairs = [
+            (steps[0, :, :-1], steps[0, :, 1:]), (steps[0, :-1], steps[0, 1:]), (steps[0], steps[1]),
+            (steps[0, :, :-2], steps[0, :, 2:]), (steps[0, :100], RowDraws(5, 0).uniform("b", 100, 500).double()),
+        ]  # fmt: skip
+        for one, other in pairs:
+            cells = 16 * (16 * one).long() + (16 * other).long()
+            counts = cells.flatten().bincount(minlength=256).double()
+            expected = counts.sum() / 256
+            assert chi2.sf(((counts - expected).square() / expected).sum().item(), 255) > 1e-4
+        normal = RowDraws(5).normal("a", 1000, 201).double()
+        assert kstest(normal.flatten(), "norm").pvalue > 1e-4
+        assert kstest(steps.flatten(), "uniform").pvalue > 1e-4
+
+    def test_normal_draws_are_symmetric_and_finite(self) -> None:
+        ends = normal_from_uniform(torch.tensor([0.0, 1 - 2**-24, 0.25, 0.75 - 2**-24]))
+        assert_close(ends, torch.tensor([-5.4199, 5.4199, -0.67449, 0.67449]), rtol=0, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------- augmentations

@@ -21,6 +21,7 @@ from pixelgan_lightning.datamodules import (
     MNISTDataModule,
     NORBDataModule,
     SVHNDataModule,
+    TorchvisionDataModule,
 )
 from pixelgan_lightning.errors import ConfigurationError
 
@@ -56,6 +57,12 @@ def _norb(root: Path) -> Maker:
     return lambda **arguments: NORBDataModule(str(root), side=16, download=False, **arguments)
 
 
+def _torchvision(root: Path) -> Maker:
+    write_mnist(root, name="KMNIST")
+    paths: dict[str, Any] = {"name": "KMNIST", "data_dir": str(root), "download": False}
+    return lambda **arguments: TorchvisionDataModule(**paths, val_fraction=1 / 3, **arguments)
+
+
 MAKERS: dict[type[ImageDataModule], Callable[[Path], Maker]] = {
     DigitsDataModule: lambda root: DigitsDataModule,
     MNISTDataModule: _mnist,
@@ -63,6 +70,7 @@ MAKERS: dict[type[ImageDataModule], Callable[[Path], Maker]] = {
     SVHNDataModule: _svhn,
     NORBDataModule: _norb,
     ImageTensorDataModule: _own_images,
+    TorchvisionDataModule: _torchvision,
 }
 
 

@@ -207,6 +207,13 @@ def test_evaluation_shards_cover_the_rows_exactly_once(world_size: int, batch_si
         assert seen == rows.tolist()
 
 
+@pytest.mark.parametrize("rank", [0, 3])
+def test_fewer_images_than_processes_are_refused_on_every_process(rank: int) -> None:
+    """One that has none would wait for the others, or end in a traceback."""
+    with pytest.raises(ConfigurationError, match=r"devices=4 is not usable with 3 images .* allowed are at most 3"):
+        EvalLoader(IMAGES, LABELS, torch.arange(3), 10, levels=17, rank=rank, world_size=4)
+
+
 # --- levels and binarisation --------------------------------------------------------------------------------------
 
 

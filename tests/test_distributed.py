@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from commandline import SMALL, pixelgan_process
-from processes import free_port, start_as_ranks, wait
+from commandline import SMALL
+from processes import free_port, start_as_ranks, start_ranks, wait
 from test_model import CATEGORICAL, CLASSES, GAUSSIAN, batches, close, loader, phases, state, tiny, trainer
 from tinymodel import tiny_model
 from torch import Tensor
@@ -143,12 +143,13 @@ def test_numbers_are_those_of_all_images(ranks: list[dict[str, Any]]) -> None:
             assert f"{split}/{name}" in one
 
 
-def test_torchrun_trains_what_lightning_starts(tmp_path: Path) -> None:
-    """Two processes that torchrun starts, and two that the first one starts by itself."""
+def test_torchrun_trains_what_other_processes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that torchrun starts, and two that are there without it. Lightning's own start: test_configs.py."""
+    monkeypatch.chdir(tmp_path)
     flags = ["--trainer.strategy", DDP, "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
     fit = ["fit", "--config", SMALL, "--data.num_labelled", 20, "--data.labelled_batch_size", 5, *flags]
     fit += ["--trainer.limit_val_batches", 0]
-    assert pixelgan_process(*fit, "--run_dir", "lightning", cwd=tmp_path).returncode == 0
+    assert [wait(pid) for pid in start_ranks(2, *fit, "--run_dir", "forked")] == [0, 0], Path("rank0").read_text()
     torchrun = [
         sys.executable,
         "-m",
@@ -163,8 +164,8 @@ def test_torchrun_trains_what_lightning_starts(tmp_path: Path) -> None:
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("run folder:") == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"lightning", "torchrun"}
-    one, other = (torch.load(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("lightning", "torchrun"))
+    assert {path.name for path in tmp_path.iterdir()} == {"forked", "torchrun", "rank0", "rank1"}
+    one, other = (torch.load(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("forked", "torchrun"))
     assert one["global_step"] == other["global_step"] == 2
     for key in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(other[key], one[key], rtol=0, atol=0)

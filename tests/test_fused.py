@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ from pixelgan_lightning.steps import encode
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
-    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
 ]
 
 NO_STATISTICS: dict[str, Any] = {
@@ -66,11 +65,11 @@ SIZE = 6  # images of a batch
 class SharedDraws(RowDraws):
     """What the phases draw apart and the fused step draws once is drawn once here."""
 
-    def __call__(self, purpose: str, rows: int, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+    def uniform(self, purpose: str, rows: int, *shape: int) -> Tensor:
         kind, *rest = purpose.split(" ")
         if kind not in ("view", "posterior"):
-            return super().__call__(purpose, rows, draw)
-        of_all = super().__call__(" ".join([kind, *rest[:-1], "fused"]), SIZE, draw)
+            return super().uniform(purpose, rows, *shape)
+        of_all = super().uniform(" ".join([kind, *rest[:-1], "fused"]), SIZE, *shape)
         return of_all[torch.arange(rows) * SIZE // rows]  # a phase that sees fewer images sees these
 
 

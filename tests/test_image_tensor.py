@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,8 @@ def test_a_test_folder_numbers_its_classes_as_the_training_folder(tmp_path: Path
     module = ImageTensorDataModule(train, test_path=test)
     assert module.load_split("test")[1].unique().tolist() == [7, 8, 9]
     (tmp_path / "test" / "letter").mkdir()
+    shutil.copytree(tmp_path / "test" / "digit 7", tmp_path / "test" / "letter", dirs_exist_ok=True)
+    module = ImageTensorDataModule(train, test_path=test)
     with pytest.raises(ConfigurationError, match=r"test_path=.* it has class 'letter': allowed .* digit 0"):
         module.setup("test")
 
@@ -119,7 +123,9 @@ def test_without_test_images_a_test_is_refused(tmp_path: Path) -> None:
     module = ImageTensorDataModule(path, batch_size=10)
     module.setup()
     assert len(module.predict_dataloader()) == 2 == len(module.predict_split_names)
-    with pytest.raises(ConfigurationError, match="test_path=None is not usable in a test"):
+    with pytest.raises(
+        ConfigurationError, match=r"train_path=.*: it has no test images: allowed for a test is test_path"
+    ):
         module.setup("test")
     with pytest.raises(ConfigurationError, match="test_path='nowhere' does not exist"):
         ImageTensorDataModule(path, test_path="nowhere")
@@ -132,18 +138,25 @@ NAN = torch.where(torch.arange(60)[:, None, None] == 7, torch.nan, IMAGES / 255)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"images": NAN}, r"images are NaN: allowed are .* in \[0, 1\]"),
-        ({"images": IMAGES.float()}, r"images are from 0 to 255: allowed are .* in \[0, 1\]"),
-        ({"images": IMAGES.long()}, "images are torch.int64: allowed are unsigned 8-bit"),
-        ({"images": IMAGES[0]}, r"images are \[8, 8\]: allowed are \[N, H, W\] and \[N, C, H, W\]"),
+        ({"images": NAN}, r"NaN or infinite ones among them: allowed are 0 \(black\) to 1 \(white\)"),
+        ({"images": IMAGES.float()}, r"numbers from 0 to 255: allowed are 0 .* value_range=\[0, 255\]"),
+        ({"images": IMAGES.float() / 128 - 1}, r"numbers from -1 to 0.99.*: allowed are 0 .* value_range=\[-1, 1\]"),
+        ({"images": IMAGES.short() * 2}, r"16-bit signed integers from 0 to 510: allowed are levels 0 to 255, and"),
+        ({"images": IMAGES.to(torch.uint16)}, r"16-bit unsigned integers from 0 to 255: .* value_range=\[0, 255\]"),
+        ({"images": IMAGES.to(torch.complex64)}, "images are complex64: allowed are numbers"),
+        ({"images": IMAGES[0]}, r"images are \[8, 8\]: allowed are \[N, H, W\], \[N, C, H, W\] and \[N, H, W, C\]"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, r"images are \[0, 1, 8, 8\]"),
-        ({"images": IMAGES[..., None].expand(-1, -1, -1, 3)}, "with the channels last"),
         ({"images": None, "pictures": IMAGES}, "it has labels, pictures: allowed is an array 'images'"),
         ({"labels": LABELS[:50]}, r"labels are \[50\]: allowed is \[60\]"),
-        ({"labels": LABELS[:, None]}, r"labels are \[60, 1\]: allowed is \[60\]"),
-        ({"labels": LABELS.double()}, "labels are torch.float64: allowed are integers"),
+        ({"labels": LABELS[:, None, None]}, r"labels are \[60, 1, 1\]: allowed is \[60\]"),
+        ({"labels": LABELS + 0.5}, "labels have 0.5: allowed are whole numbers"),
+        ({"labels": LABELS * torch.inf}, "labels have inf: allowed are whole numbers"),
+        ({"labels": LABELS.to(torch.complex64)}, "labels are complex64: allowed are text and whole numbers"),
+        ({"labels": torch.ones(60, 4)}, r"labels are \[60, 4\] and row 0 is no single class"),
         ({"labels": LABELS - 2}, "labels go down to -2"),
-        ({"labels": torch.where(LABELS == 4, 5, LABELS)}, "no image has label 4, but there are labels up to 9"),
+        ({"images": None, "x_test": IMAGES, "labels": None}, "it has test images alone: allowed are training images"),
+        ({"images": None, "x_train": IMAGES, "y_val": LABELS}, "it has y_val without images: allowed are both or none"),
+        ({"x_train": IMAGES, "x": IMAGES, "images": None}, "it has x_train and x: allowed is one array of images"),
     ],
 )
 def test_arrays_that_are_not_as_described_are_refused(
@@ -200,7 +213,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name, message in (
         ("list.pt", "holds a list: allowed is a dictionary"),
         ("lists.pt", "'images' is a list: allowed are tensors"),
-        ("x.tar", "ends in '.tar': allowed are .npz, .pt and folders"),
+        ("x.tar", "ends in '.tar': allowed are .npz, .pt, .csv and folders"),
         ("array.npz", "it is one array"),
         ("nowhere.npz", "No such file"),
         ("nowhere", "does not exist"),
@@ -217,7 +230,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         (lambda folder: (folder / "x.png").write_bytes(b"x"), "x.png is damaged"),
         (lambda folder: Image.new("L", (9, 8)).save(folder / "x.png"), r"x.png is \[1, 8, 9\] .* one size and kind"),
         (lambda folder: Image.new("RGB", (8, 8)).save(folder / "x.png"), r"x.png is \[3, 8, 8\] .* one size and kind"),
-        (lambda folder: Image.new("RGBA", (8, 8)).save(folder / "x.png"), "mode RGBA: allowed are L .grey. and RGB"),
     ],
 )
 def test_folders_that_are_not_as_described_are_refused(tmp_path: Path, make: Any, message: str) -> None:
@@ -240,11 +252,21 @@ def test_truncated_pictures_and_empty_folders_are_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"val_fraction": 0.0}, {"val_fraction": 1.0}, {"native_levels": 257}, {"channels": 2}, {"levels": 300}],
+    [
+        {"val_fraction": 0.0},
+        {"val_fraction": 1.0},
+        {"native_levels": 257},
+        {"channels": 2},
+        {"levels": 300},
+        {"background": 1.5},
+        {"side": 0},
+        {"fit": "zoom"},
+        {"value_range": (1, 0)},
+    ],
 )
 def test_unusable_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
     ((name, value),) = arguments.items()
-    with pytest.raises(ConfigurationError, match=f"{name}={value} is not usable.*allowed are"):
+    with pytest.raises(ConfigurationError, match=re.escape(f"{name}={value} is not usable") + ".*allowed are"):
         ImageTensorDataModule(save(tmp_path / "x.npz"), **arguments)
     with pytest.raises(ConfigurationError, match=r"val_fraction=0.001 is not usable with 60 images"):
         ImageTensorDataModule(str(tmp_path / "x.npz"), val_fraction=0.001).setup("fit")

@@ -40,7 +40,7 @@ from pixelgan_lightning.phases import (
 )
 from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, GaussianPosterior
 from pixelgan_lightning.priors import Categorical, Gaussian, GaussianMixture, ProductPrior
-from pixelgan_lightning.random import keyed_generator
+from pixelgan_lightning.random import RowDraws, keyed_generator
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
@@ -345,13 +345,12 @@ def slow_reference(
         n = len(x)
 
         def normal(purpose: str, width: int, n: int = n, number: int = number) -> Tensor:
-            return torch.randn(n, width, generator=keyed_generator(seed, number, purpose)).double()
+            return RowDraws(seed, number).normal(purpose, n, width).double()
 
         def view(purpose: str, x: Tensor = x, number: int = number) -> Tensor:
             if model.augmentation is None:
                 return x
-            draws = torch.rand(len(x), 6, generator=keyed_generator(seed, number, f"view {purpose}"))
-            return model.augmentation(x, draws.double())
+            return model.augmentation(x, RowDraws(seed, number).uniform(f"view {purpose}", len(x), 6).double())
 
         def standardised(features: Tensor) -> Tensor:
             logits = features @ posterior.linear.weight.T
@@ -384,7 +383,7 @@ def slow_reference(
         p = decoder(x, z).sigmoid()
         step(0, -(x * p.log() + (1 - x) * (1 - p).log()).sum() / n)
 
-        real = model.prior.sample(n, keyed_generator(seed, number, "prior")).double()
+        real = model.prior.keyed(RowDraws(seed, number), "prior", n).double()
         fake = code("discriminator").detach()
         on_real, on_fake = verdict(real, "real"), verdict(fake, "fake")
         step(1, -0.5 * (on_real.log().mean() + (1 - on_fake).log().mean()))

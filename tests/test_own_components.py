@@ -16,13 +16,12 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from commandline import pixelgan
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pixelgan_lightning import PixelGAN
-from pixelgan_lightning.callbacks import StopOnSignal
+from pixelgan_lightning.callbacks import RunCheckpoint, StopOnSignal
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
@@ -38,7 +37,6 @@ SHAPE = (1, 8, 8)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
-    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory"),
 ]
@@ -282,7 +280,7 @@ def test_dropout_is_continued_bit_by_bit(tmp_path: Path) -> None:
         for steps in parts:
             torch.manual_seed(7 if last is None else steps)  # another process would have another stream
             made = model(encoder=Flat(dropout=0.5))
-            save = ModelCheckpoint(folder, save_last=True, enable_version_counter=False)
+            save = RunCheckpoint(str(folder))
             trainer(tmp_path, max_steps=steps, callbacks=[save, StopOnSignal()]).fit(made, data(), ckpt_path=last)
             last = folder / "last.ckpt"
         weights.append(made.state_dict())

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from tinymodel import tiny_model, write_checkpoint
 
 from pixelgan_lightning import PixelGAN, pretrained
+from pixelgan_lightning.callbacks import ExponentialMovingAverage
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
@@ -236,7 +237,7 @@ def test_averaged_weights_are_the_ones_that_are_exported() -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[pl.callbacks.EMAWeightAveraging(decay=0.9)],
+        callbacks=[ExponentialMovingAverage(decay=0.9)],
     )
 
     class Save(pl.Callback):

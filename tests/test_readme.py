@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -83,6 +84,12 @@ def test_files_and_targets_exist(page: Path) -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
     for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
         assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda page: page.stem)
+def test_the_api_names_what_is_there(page: Path) -> None:
+    for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), flags=re.MULTILINE):
+        pkgutil.resolve_name(name)
 
 
 def test_the_readme_is_short() -> None:

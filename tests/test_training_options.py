@@ -15,7 +15,6 @@ from pytorch_lightning.callbacks import Timer
 from pixelgan_lightning import PixelGAN
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 

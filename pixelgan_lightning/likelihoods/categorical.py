@@ -29,9 +29,11 @@ class CategoricalLevels(Likelihood):
         return channels * self.levels
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits = full_precision(params).unflatten(1, (x.shape[1], self.levels)).transpose(1, 2)  # [B, L, C, H, W]
+        logits = full_precision(params).unflatten(1, (x.shape[1], self.levels)).movedim(2, -1)  # [B, C, H, W, L]
         target = (x * (self.levels - 1)).round().long()
-        return -F.cross_entropy(logits, target, reduction="none").flatten(1).sum(1)
+        # One row for each value: over images CUDA has no deterministic way.
+        nats = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
+        return -nats.view(len(x), -1).sum(1)
 
     def sample(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         cdf = (full_precision(params) / temperature).softmax(1).cumsum(1)  # [B, L]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,14 +34,9 @@ class DiscriminatorPhase(AdversarialPhase):
         self, model: Autoencoder, codes: Mapping[str, Tensor], step: TrainStep
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """As many samples of the prior as there are codes; beside labelled ones, with their components as labels."""
-
-        def with_components(n: int, generator: torch.Generator) -> Tensor:
-            drawn, components = model.prior.sample_with_components(n, generator)
-            return torch.cat([drawn, components[:, None].to(drawn)], 1)
-
-        z = codes["unlabelled"]
-        samples, components = {"unlabelled": step.draws("prior", len(z), model.prior.sample).to(z)}, None
+        prior, draws, z = model.prior, step.draws, codes["unlabelled"]
+        samples, components = {"unlabelled": prior.keyed(draws, "prior", len(z)).to(z)}, None
         if "labelled" in codes:
-            both = step.draws("labelled prior", len(codes["labelled"]), with_components).to(z)
-            samples["labelled"], components = both[:, :-1], both[:, -1].round().long()
+            drawn, components = prior.keyed_with_components(draws, "labelled prior", len(codes["labelled"]))
+            samples["labelled"] = drawn.to(z)
         return samples, components

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.optimization import LARGEST
 from pixelgan_lightning.phases.base import Encoded, Phase, TrainStep
 
 
@@ -31,8 +32,10 @@ class ReconstructionPhase(Phase):
 
     def __init__(self, encoder_lr: float | None = None, images: int | None = None, **settings: Any) -> None:
         super().__init__(**settings)
-        if encoder_lr is not None and not encoder_lr > 0:
-            raise ConfigurationError(f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and null")
+        if encoder_lr is not None and not 0 < encoder_lr <= LARGEST:
+            raise ConfigurationError(
+                f"encoder_lr={encoder_lr} is not usable: allowed are values > 0 and <= {LARGEST:g}, and null"
+            )
         if images is not None and images < 1:
             raise ConfigurationError(f"images={images} is not usable: allowed are numbers >= 1 and null")
         self.encoder_lr, self.images = encoder_lr, images

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
@@ -22,6 +21,8 @@ class Categorical(Prior):
         ConfigurationError: fewer than 2 categories.
     """
 
+    num_draws = 1
+
     def __init__(self, num_categories: int = 10) -> None:
         super().__init__()
         if num_categories < 2:
@@ -31,12 +32,10 @@ class Categorical(Prior):
         self.category_slice = slice(0, num_categories)
         self.num_components: int = num_categories
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.sample_with_components(n, generator)[0]
-
-    def sample_with_components(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        categories = torch.randint(self.num_categories, (n,), generator=generator)
-        return F.one_hot(categories, self.num_categories).float(), categories
+    def from_draws(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        categories = (draws[:, 0].double() * self.num_categories).long()  # in float32 the product may round up to K
+        one_hot = draws.new_zeros(len(draws), self.num_categories)
+        return one_hot.scatter_(1, categories[:, None], 1.0), categories  # F.one_hot looks at the values
 
     def log_prob(self, z: Tensor) -> Tensor:
         """``-log K`` for one-hot rows (a probability, not a density), minus infinity for any other vector."""

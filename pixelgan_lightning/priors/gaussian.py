@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.priors.base import Prior
+from pixelgan_lightning.random import normal_from_uniform
 
 
 class Gaussian(Prior):
@@ -25,10 +26,10 @@ class Gaussian(Prior):
         super().__init__()
         if dim < 1:
             raise ConfigurationError(f"dim={dim} is not usable: a Gaussian prior needs dim >= 1")
-        self.code_dim = dim
+        self.code_dim = self.num_draws = dim
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, self.code_dim, generator=generator, dtype=torch.float32)
+    def from_draws(self, draws: Tensor) -> tuple[Tensor, None]:
+        return normal_from_uniform(draws), None
 
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.priors.base import Prior
+from pixelgan_lightning.random import normal_from_uniform
 
 
 class GaussianMixture(Prior):
@@ -28,6 +29,7 @@ class GaussianMixture(Prior):
     """
 
     code_dim = 2
+    num_draws = 3
     num_components: int
 
     def __init__(
@@ -42,12 +44,9 @@ class GaussianMixture(Prior):
         self.num_components, self.radius = num_components, radius
         self.radial_std, self.tangential_std = radial_std, tangential_std
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.sample_with_components(n, generator)[0]
-
-    def sample_with_components(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        component = torch.randint(self.num_components, (n,), generator=generator)
-        u, v = torch.randn(2, n, generator=generator, dtype=torch.float32)
+    def from_draws(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        component = (draws[:, 0].double() * self.num_components).long()
+        u, v = normal_from_uniform(draws[:, 1:]).unbind(1)
         radial, across = self.radius + self.radial_std * u, self.tangential_std * v
         angle = (2 * math.pi / self.num_components) * component.float()
         cos, sin = angle.cos(), angle.sin()

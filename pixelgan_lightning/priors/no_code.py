@@ -15,10 +15,10 @@ class NoCode(Prior):
     ``log p(x)`` is exact: there is one code.
     """
 
-    code_dim = 0
+    code_dim = num_draws = 0
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.zeros(n, 0, dtype=torch.float32)
+    def from_draws(self, draws: Tensor) -> tuple[Tensor, None]:
+        return draws, None
 
     def log_prob(self, z: Tensor) -> Tensor:
         """0: the one code has probability 1."""

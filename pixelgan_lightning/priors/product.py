@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.priors.base import Prior
+from pixelgan_lightning.random import RowDraws
 
 
 class ProductPrior(Prior):
@@ -52,6 +53,11 @@ class ProductPrior(Prior):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.cat([prior.sample(n, generator) for prior in self.factors()], 1)
+
+    def keyed(self, draws: RowDraws, purpose: str, n: int) -> Tensor:
+        """Each factor's own draws, side by side."""
+        codes = [prior.keyed(draws, f"{purpose}, factor {i}", n) for i, prior in enumerate(self.factors())]
+        return torch.cat(codes, 1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         parts = zip(self.factors(), self.slices(), strict=True)

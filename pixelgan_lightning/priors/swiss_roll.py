@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.priors.base import Prior
+from pixelgan_lightning.random import normal_from_uniform
 
 
 class SwissRoll(Prior):
@@ -29,6 +30,7 @@ class SwissRoll(Prior):
     """
 
     code_dim = 2
+    num_draws = 3
     num_components: int
 
     def __init__(self, turns: float = 1.5, radius: float = 2.5, noise: float = 0.05, num_components: int = 10) -> None:
@@ -42,12 +44,8 @@ class SwissRoll(Prior):
             raise ConfigurationError(f"num_components={num_components} is not usable: allowed are numbers >= 1")
         self.t_max, self.radius, self.noise, self.num_components = 2 * math.pi * turns, radius, noise, num_components
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.sample_with_components(n, generator)[0]
-
-    def sample_with_components(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        share = torch.rand(n, generator=generator, dtype=torch.float32)
-        noise = self.noise * torch.randn(n, 2, generator=generator, dtype=torch.float32)
+    def from_draws(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        share, noise = draws[:, 0], self.noise * normal_from_uniform(draws[:, 1:])
         component = (share * self.num_components).long().clamp(max=self.num_components - 1)
         t = self._angle(share)
         points = (self.radius / self.t_max) * t[:, None] * torch.stack([t.cos(), t.sin()], 1)

@@ -29,10 +29,11 @@ class Uniform(Prior):
             raise ConfigurationError(f"dim={dim} is not usable: a uniform prior needs dim >= 1")
         if not low < high:
             raise ConfigurationError(f"low={low} is not usable with high={high}: allowed are values below high")
-        self.code_dim, self.low, self.high = dim, low, high
+        self.code_dim = self.num_draws = dim
+        self.low, self.high = low, high
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self._from_unit(torch.rand(n, self.code_dim, generator=generator, dtype=torch.float32))
+    def from_draws(self, draws: Tensor) -> tuple[Tensor, None]:
+        return self._from_unit(draws), None
 
     def log_prob(self, z: Tensor) -> Tensor:
         """``-dim log(high - low)`` inside the box, minus infinity outside."""

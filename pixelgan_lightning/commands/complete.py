@@ -1,0 +1,111 @@
+"""``pixelgan complete``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch import Tensor
+
+from pixelgan_lightning import figures
+from pixelgan_lightning.commands.arguments import BATCH, add_draws, add_model, integer, model_of, part_seed
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.image_files import ARRAYS, PICTURE, check_destination, read_images, write
+from pixelgan_lightning.messages import say
+from pixelgan_lightning.run_folder import CONFIG, run_of
+from pixelgan_lightning.weights import read_checkpoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png picture or .npz arrays")
+    parser.add_argument(
+        "--images", type=Path, metavar="PATH", help=".png, folder of them, .npz or .pt (default: the run's test images)"
+    )
+    parser.add_argument("--rows", type=integer(0), required=True, help="how many rows of pixels are kept")
+    parser.add_argument(
+        "--codes_of",
+        type=Path,
+        metavar="PATH",
+        help="images whose codes to use, one or one for each image (default: the images themselves)",
+    )
+    parser.add_argument("--num", type=integer(1), default=8, help="images to complete (default: %(default)s)")
+    parser.add_argument("--draws", type=integer(1), default=4, help="completions of each (default: %(default)s)")
+    add_draws(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Keep the first rows of images and draw the rest: image, what is kept, completions, side by side."""
+    out = check_destination(arguments.out, PICTURE, ARRAYS)
+    model = model_of(arguments)
+    shape, levels = model.image_shape, model.likelihood.levels
+    if arguments.images is not None:
+        images = read_images(arguments.images, shape, levels)[: arguments.num]
+    else:
+        images = _test_images(arguments, arguments.num)
+    others = images
+    if arguments.codes_of is not None:
+        others = read_images(arguments.codes_of, shape, levels, "codes_of")
+        if len(others) not in (1, len(images)):
+            raise ConfigurationError(
+                f"codes_of={arguments.codes_of} with {len(others)} images is not usable: allowed are 1 and "
+                f"{len(images)}, one for each"
+            )
+    codes = model.encode(others.to(model.device)).expand(len(images), -1)
+    draws = arguments.draws
+    inputs = images.to(model.device).repeat_interleave(draws, 0)
+    parts = zip(inputs.split(BATCH), codes.repeat_interleave(draws, 0).split(BATCH), strict=True)
+    completed = torch.cat(
+        [
+            model.complete(x, arguments.rows, z, part_seed(arguments.seed, i), arguments.temperature).cpu()
+            for i, (x, z) in enumerate(parts)
+        ]
+    ).unflatten(0, (len(images), draws))
+    kept = images.clone()
+    kept[:, :, arguments.rows :] = 0.5
+    figure = None
+    if out.suffix == PICTURE:
+        figure = figures.image_rows(torch.cat([images.unsqueeze(1), kept.unsqueeze(1), completed], 1))
+    write(
+        out,
+        figure,
+        inputs=images,
+        images=completed,
+        codes=codes.cpu(),
+        rows=arguments.rows,
+        seed=arguments.seed,
+        temperature=arguments.temperature,
+    )
+    say(f"{draws} completions of {len(images)} images: {out}")
+
+
+def _test_images(arguments: argparse.Namespace, number: int) -> Tensor:
+    """The first test images of the data that the configuration of the checkpoint's run names."""
+    if arguments.ckpt_path is None:
+        raise ConfigurationError("pretrained without images is not usable: allowed are image files, see --images")
+    config = run_of(arguments.ckpt_path) / CONFIG
+    text = read_checkpoint(arguments.ckpt_path).run_config or (config.read_text() if config.is_file() else None)
+    if text is None:
+        raise ConfigurationError(f"images are needed: beside the checkpoint there is no {config} that names its data")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--seed_everything", type=int, default=0)
+    parser.add_subclass_arguments(pl.LightningDataModule, "data")
+    parser.link_arguments("seed_everything", "data.init_args.seed")
+    try:
+        content = yaml.safe_load(text)
+        wanted = {name: content[name] for name in ("seed_everything", "data") if name in content}
+        data: Any = parser.instantiate(parser.parse_object(wanted)).data
+    except (jsonargparse.ArgumentError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{config} is not usable: {' '.join(str(error).split())}") from error
+    data.setup("test")
+    images: list[Tensor] = []
+    for batch in data.test_dataloader():
+        images.append(batch["image"])
+        if sum(map(len, images)) >= number:
+            break
+    return torch.cat(images)[:number]
