@@ -18,7 +18,7 @@ from scipy.stats import chi2, kstest
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pixelgan_lightning.agreement import pair_information
+from pixelgan_lightning.phases.agreement import pair_information
 from pixelgan_lightning.augmentations import Augmentation, Chain, RandomAffine, RandomApply, RandomColour
 from pixelgan_lightning.component import Component, construct
 from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN

@@ -748,7 +748,7 @@ class TestCheckpoint:
         model = tiny()
         checkpoint: dict[str, Any] = {}
         model.on_save_checkpoint(checkpoint)
-        assert checkpoint["pixelgan_lightning"] == {"version": __version__, "split_hash": None}
+        assert checkpoint["pixelgan_lightning"] == {"version": __version__, "split_hash": None, "averaged": False}
         run = fit(model, batches(1))
         run.datamodule = SimpleNamespace(split_hash="abc", batch_size=6)  # type: ignore[attr-defined]
         checkpoint = {"loops": {}}

@@ -106,7 +106,7 @@ def test_data_without_neighbours_are_refused_before_a_step() -> None:
     model = tiny(phases=phases(agreement={"neighbour_steps": 1}))
     before = state(model)
     with pytest.raises(
-        ConfigurationError, match="phases.agreement is not usable with batches without neighbour images"
+        ConfigurationError, match=r"phases\.agreement is not usable with batches without neighbour images"
     ):
         fit(model, batches(2))
     assert all(torch.equal(value, before[name]) for name, value in state(model).items())
