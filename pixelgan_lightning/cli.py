@@ -168,8 +168,8 @@ class PixelGANCLI(LightningCLI):
             "--init_from",
             type=str | None,
             default=None,
-            help="Start from the weights in a checkpoint or exported folder, or of a model that ships with the package; "
-            "optimizers are fresh, layers of other shapes keep their initial values.",
+            help="Start from the weights in a checkpoint or exported folder, or of a shipped model; optimizers "
+            " are fresh, layers of other shapes keep their initial values.",
         )
         parser.add_argument(
             "--compile_decoder",

@@ -18,7 +18,6 @@ from scipy.stats import chi2, kstest
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pixelgan_lightning.phases.agreement import pair_information
 from pixelgan_lightning.augmentations import Augmentation, Chain, RandomAffine, RandomApply, RandomColour
 from pixelgan_lightning.component import Component, construct
 from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN
@@ -27,6 +26,7 @@ from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture
 from pixelgan_lightning.normalization import BatchNorm, running_statistics
+from pixelgan_lightning.phases.agreement import pair_information
 from pixelgan_lightning.posteriors import (
     CategoricalPosterior,
     DeterministicPosterior,
