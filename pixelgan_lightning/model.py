@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -36,7 +36,7 @@ from pixelgan_lightning.posteriors import Posterior, default_posterior
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import RowDraws, keyed_seed
 from pixelgan_lightning.resume import Resumable
-from pixelgan_lightning.weights import build, read_folder, warm_start
+from pixelgan_lightning.weights import build, read_checkpoint, read_folder, warm_start
 
 PHASES = ("reconstruction", "discriminator", "generator", "agreement", "classification")
 Step = Literal["sequential", "fused"]
@@ -243,6 +243,29 @@ class PixelGAN(FusedStep, Resumable):
         if init_from is not None:
             ships = init_from in pretrained.names() and not Path(init_from).exists()
             warm_start(self, pretrained.folder(init_from) if ships else init_from)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **arguments: Any
+    ) -> Self:
+        """A trained model from a checkpoint, in training mode.
+
+        Code in the file does not run (``weights_only=True``), and nothing is imported for it: a model with parts from
+        elsewhere needs their module imported before.
+
+        Args:
+            checkpoint_path: a file of this machine.
+            map_location: the device.
+            arguments: of the model, in place of those in the file.
+
+        Raises:
+            ConfigurationError: the file is no checkpoint of a PixelGAN, or names classes that are not to be trusted.
+        """
+        if not arguments.pop("weights_only", True):
+            raise ConfigurationError("weights_only=False is not usable: allowed is True, code is not run")
+        stored = read_checkpoint(checkpoint_path, "checkpoint_path")
+        stored = replace(stored, description={**stored.description, **arguments})
+        return build(cls, stored, f"checkpoint_path={checkpoint_path}").to(map_location).train()
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:

@@ -188,15 +188,15 @@ class TestConstruct:
     @pytest.mark.parametrize(
         ("class_path", "message"),
         [
-            ("os.system", "not a subclass of Prior"),
-            ("builtins.eval", "not a subclass of Prior"),
-            ("torch.nn.Linear", "not a subclass of Prior"),
-            ("pixelgan_lightning.likelihoods.Bernoulli", "not a subclass of Prior"),
-            ("pixelgan_lightning.priors", "not a subclass of Prior"),
-            ("pixelgan_lightning.priors.Nothing", "cannot be imported"),
-            ("no_such_module.Prior", "cannot be imported"),
-            ("Gaussian", "cannot be imported"),
-            ("", "cannot be imported"),
+            ("os.system", "Prior classes of pixelgan_lightning"),
+            ("builtins.eval", "Prior classes of pixelgan_lightning"),
+            ("torch.nn.Linear", "Prior classes of pixelgan_lightning"),
+            ("pixelgan_lightning.likelihoods.Bernoulli", "has no such Prior"),
+            ("pixelgan_lightning.priors", "has no such Prior"),
+            ("pixelgan_lightning.priors.Nothing", "has no such Prior"),
+            ("no_such_module.Prior", "--allow no_such_module"),
+            ("Nothing", "has no such Prior"),
+            ("", "has no such Prior"),
         ],
     )
     def test_refuses_what_is_not_a_component_of_that_kind(self, class_path: str, message: str) -> None:
@@ -209,7 +209,7 @@ class TestConstruct:
         nested = {"class_path": "os.system", "init_args": {"command": "false"}}
         for value in (nested, [nested], {"key": nested}):
             description = {"class_path": f"{__name__}.Container", "init_args": {"parts": value}}
-            with pytest.raises(ConfigurationError, match=r"'os\.system' is not a subclass of Component"):
+            with pytest.raises(ConfigurationError, match=r"'os\.system' is not usable"):
                 construct(description, Component)
 
     @pytest.mark.parametrize("value", [3, "pixelgan_lightning.priors.Gaussian", {"init_args": {}}, Bernoulli(), None])
