@@ -47,7 +47,7 @@ from pixelgan_lightning.priors import (
     SwissRoll,
     Uniform,
 )
-from pixelgan_lightning.random import RowDraws, keyed_generator, normal_from_uniform, split_mix
+from pixelgan_lightning.random import RowDraws, keyed_generator, normal_from_uniform, permutation, split_mix
 
 
 class Container(Component):
@@ -864,6 +864,13 @@ class TestRowDraws:
         normal = RowDraws(5).normal("a", 1000, 201).double()
         assert kstest(normal.flatten(), "norm").pvalue > 1e-4
         assert kstest(steps.flatten(), "uniform").pvalue > 1e-4
+
+    def test_permutations_are_equally_likely(self) -> None:
+        orders = torch.stack([permutation(3, 7, number) for number in range(3000)])
+        assert torch.equal(orders.sort(1).values, torch.arange(3).expand(3000, 3))
+        counts = (orders * torch.tensor([9, 3, 1])).sum(1).unique(return_counts=True)[1].double()
+        assert len(counts) == 6
+        assert chi2.sf(((counts - 500).square() / 500).sum().item(), 5) > 1e-4
 
     def test_normal_draws_are_symmetric_and_finite(self) -> None:
         ends = normal_from_uniform(torch.tensor([0.0, 1 - 2**-24, 0.25, 0.75 - 2**-24]))
