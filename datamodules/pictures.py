@@ -58,7 +58,7 @@ class PictureReader:
     | colours, 8 bits | colours |
     | colours, 16 bits | their upper 8 bits |
     | palette | its colours; grey where all of them are greys |
-    | CMYK, YCbCr, L*a*b* | converted to sRGB, CMYK by the profile of the file where it has one |
+    | CMYK, YCbCr, LAB | converted to sRGB, CMYK by the profile of the file where it has one |
     | colour profile (ICC) | converted to sRGB; one that cannot be applied is left out, which is said |
     | gamma of PNG | not applied, which is said unless it is that of sRGB |
     | transparency | laid over ``background``, white by default, which is said |
