@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.resources import files
@@ -227,9 +228,11 @@ class PixelGANCLI(LightningCLI):
         jsonargparse.set_parsing_settings(
             import_path_denylist=["*"], import_path_allowlist=["pixelgan_lightning", *LIGHTNING, *sorted(modules)]
         )
-        defaults = _defaults(self._stored)
-        for subparser in self._subcommand_parsers.values():
-            subparser.set_defaults(defaults)
+        try:
+            for subparser in self._subcommand_parsers.values():
+                subparser.set_defaults(_defaults(self._stored))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"ckpt_path={path} is not usable: it describes no model ({error})") from error
         # With what is stored as default, a difference is what somebody asked for.
         with TemporaryDirectory(prefix="pixelgan-") as folder:
             config = Path(folder) / CONFIG
@@ -622,6 +625,18 @@ def main(args: Sequence[str] | None = None) -> None:
             where = f"{error.filename}: " if error.filename else ""
             print(f"error: {where}{error.strerror or error}", file=sys.stderr)
             raise SystemExit(1) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
+        except Exception as error:
+            if not _restores_a_checkpoint(error):
+                raise
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            print(f"error: ckpt_path is not usable: its content is not what a fit writes ({what})", file=sys.stderr)
+            raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
+
+
+def _restores_a_checkpoint(error: Exception) -> bool:
+    """Whether an error comes of handing the content of a checkpoint to the parts of a run."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).stem == "checkpoint_connector" and "restore" in frame.name for frame in frames)
 
 
 if __name__ == "__main__":

@@ -485,6 +485,8 @@ def phase_optimizer(name: str, given: PhaseOptimizer | dict[str, Any] | None) ->
         return PhaseOptimizer(**given)
     except ConfigurationError as error:
         raise ConfigurationError(f"{name}.{error}") from None
+    except TypeError as error:  # from a file that says what no fit has written
+        raise ConfigurationError(f"{name}={given} is not usable: {error}") from error
 
 
 __all__ = ["PHASES", "PixelGAN"]
