@@ -5,7 +5,7 @@ RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 MATRIX ?= 3.11-oldest 3.11-newest 3.12-newest 3.13-newest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test matrix lint bench results gpu gpu-kit wheel docs clean
+.PHONY: help setup demo test soak matrix lint bench results gpu gpu-kit wheel docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -28,6 +28,9 @@ PYTEST := -m pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist workstea
 
 test: setup ## run the tests; PIXELGAN_DATA=<folder> adds those that read real data
 	$(BIN)/python $(PYTEST)
+
+soak: setup ## kill runs and damage files at random, many times: docs/reliability.md; KILLS=20 MUTANTS=60 for less
+	$(BIN)/python tests/soak.py --kills $(or $(KILLS),200) --mutants $(or $(MUTANTS),500)
 
 # Each in an environment of its own in build/matrix: pythonX.Y has to be there, and 6 GB. TESTS=tests/test_cli.py: a part.
 matrix: $(MATRIX:%=matrix-%) ## run the tests with the oldest allowed versions and with the newest of each Python

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from pixelgan_lightning.augmentations import Augmentation
-from pixelgan_lightning.datamodules.loaders import EvalLoader, TrainLoader
+from pixelgan_lightning.datamodules.loaders import EvalLoader, TrainLoader, place
 from pixelgan_lightning.datamodules.neighbours import nearest_neighbours
 from pixelgan_lightning.datamodules.pixels import binarise, quantise
 from pixelgan_lightning.errors import ConfigurationError
@@ -66,8 +66,9 @@ class ImageDataModule(LightningDataModule):
         augmentation: random changes of every training image, anew at every visit, which encoder and decoder both see
             (``model.augmentation`` changes what the encoder sees and leaves the decoder's target alone). None, the
             default: the images as they are.
-        num_workers: processes that prepare training batches ahead, bit by bit the same. Images are in memory: this pays
-            only where preparing them takes long beside a step: large images, binarised dynamically, on a GPU.
+        num_workers: processes that prepare training batches ahead, bit by bit the same. Images are in memory, on a GPU
+            in that of the GPU where batches are then prepared, unless they take more than half of it: this pays only
+            where preparing them on the CPU takes long beside a step.
 
     Raises:
         ConfigurationError: an argument is out of its range; on use of the data also: files that are missing or do not
@@ -145,6 +146,7 @@ class ImageDataModule(LightningDataModule):
         self._levels = allowed[-1] if levels is None else levels
         self._sources: dict[Source, tuple[Tensor, Tensor]] = {}
         self._evaluation_images: dict[Source, Tensor] = {}
+        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._neighbours: Tensor | None = None
 
     @property
@@ -247,7 +249,7 @@ class ImageDataModule(LightningDataModule):
         dynamic = self.binarization == "dynamic"
         trainer = self.trainer
         return TrainLoader(
-            images,
+            images if self.num_workers else self._placed("train", images),  # other processes cannot use the GPU
             self.split_indices("train"),
             self.batch_size,
             levels=self.native_levels if dynamic else self.levels,
@@ -300,7 +302,7 @@ class ImageDataModule(LightningDataModule):
             images = self._evaluation_images[source]
         rank, world_size = self._process()
         return EvalLoader(
-            images,
+            self._placed(f"{source}, evaluation" if self.binarization == "dynamic" else source, images),
             labels,
             self.split_indices(split),
             self.eval_batch_size,
@@ -308,6 +310,19 @@ class ImageDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+
+    def _placed(self, what: str, images: Tensor) -> Tensor:
+        """``images`` on the trainer's device, if it is a GPU with room for them; kept there for other loaders."""
+        if self.trainer is None:
+            return images
+        place_of = (what, self.trainer.strategy.root_device)
+        if place_of not in self._on_device:
+            self._on_device[place_of] = place(images, place_of[1])
+        return self._on_device[place_of]
+
+    def teardown(self, stage: str) -> None:
+        """Leave the GPU's memory to others; the images stay in that of the CPU."""
+        self._on_device.clear()
 
     def _process(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

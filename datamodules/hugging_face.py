@@ -139,14 +139,13 @@ class HuggingFaceDataModule(ImageSetsDataModule):
     def _files(self, pictures: Any, names: list[str | None]) -> Iterator[tuple[Path | bytes, str]]:
         """The pictures one by one; ``names`` gets what they are called."""
         for row, content in enumerate(pictures):
-            stored, path = (
-                (content[self.image_column] or {}).get("bytes"),
-                (content[self.image_column] or {}).get("path"),
-            )
-            if stored is None and path is None:
+            stored: dict[str, Any] = content[self.image_column] or {}
+            inside: bytes | None = stored.get("bytes")
+            path: str | None = stored.get("path")
+            if inside is None and path is None:
                 raise ConfigurationError(f"row {row} has no image: allowed are data sets with one in each row")
             names.append(None if path is None else _short(path, self.path))
-            yield (Path(path) if stored is None else stored), f"row {row}" if path is None else path
+            yield (Path(str(path)) if inside is None else inside), path or f"row {row}"
 
     def _labels(self, table: Any) -> np.ndarray:
         if self.label_column is None:

@@ -1,8 +1,9 @@
-"""Loaders over images held in memory.
+"""Loaders over images held in memory: that of the GPU, where there is one.
 
 They are plain iterables and not ``torch.utils.data.DataLoader``: a batch is one indexing operation, so worker processes
 rarely save what they cost, and every order is a function of a key, so that a run can be continued in the middle of an
-epoch and N processes see the same global batches as one.
+epoch and N processes see the same global batches as one. Batches are gathered, scaled, changed and drawn where the
+images lie: on a GPU nothing is copied to it, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,24 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.datamodules.pixels import nearest_level, to_unit_interval
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.random import Key, RowDraws, keyed_generator
+from pixelgan_lightning.random import Key, RowDraws, permutation
 
 Batch = dict[str, Any]
 
 
 @lru_cache(maxsize=4)  # the epoch's order and the two cycles of labelled images that a batch may touch
-def _permutation(size: int, *key: Key) -> Tensor:
-    return torch.randperm(size, generator=keyed_generator(*key))
+def _permutation(size: int, device: torch.device, *key: Key) -> Tensor:
+    return permutation(size, *key, device=device)
+
+
+def place(images: Tensor, device: torch.device) -> Tensor:
+    """``images`` on a CUDA ``device`` if they take at most half of what is free there; otherwise where they are.
+
+    Elsewhere than on CUDA, images stay where they are too.
+    """
+    if device.type != "cuda" or 2 * images.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return images
+    return images.to(device)
 
 
 class TrainLoader:
@@ -46,7 +57,7 @@ class TrainLoader:
     through :attr:`sampler`.
 
     Args:
-        images: ``[N, C, H, W]`` uint8, values in ``0..levels-1``.
+        images: ``[N, C, H, W]`` uint8, values in ``0..levels-1``. Batches are made on their device.
         unlabelled: int64 ``[M]``, the rows of ``images`` to train on.
         batch_size: unlabelled images per process and step.
         levels: number of levels of ``images``.
@@ -65,7 +76,7 @@ class TrainLoader:
         rank: index of this process.
         world_size: number of processes.
         current_epoch: where to look up the epoch that :meth:`set_epoch` announces, instead of believing its argument.
-        num_workers: processes that prepare batches ahead, the same ones as without them.
+        num_workers: processes that prepare batches ahead, the same ones as without them; for images on the CPU.
 
     Raises:
         ConfigurationError: a global batch asks for more images than there are.
@@ -96,11 +107,13 @@ class TrainLoader:
             _check_global_batch(
                 "labelled_batch_size", labelled_batch_size, world_size, len(labelled), "labelled images"
             )
-        self.images, self.labels, self.levels, self.dynamic = images, labels, levels, dynamic
-        self.augmentation = augmentation
-        self.unlabelled, self.batch_size = unlabelled, batch_size
-        self.labelled, self.labelled_batch_size = labelled, labelled_batch_size
-        self.neighbours = neighbours
+        self.images, self.levels, self.dynamic = images, levels, dynamic
+        self.labels, self.labelled, self.neighbours = (
+            None if rows is None else rows.to(images.device) for rows in (labels, labelled, neighbours)
+        )
+        self.augmentation = None if augmentation is None else augmentation.to(images.device)
+        self.unlabelled, self.batch_size = unlabelled.to(images.device), batch_size
+        self.labelled_batch_size = labelled_batch_size
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
         self.current_epoch, self.num_workers = current_epoch, num_workers
         self.epoch = 0
@@ -147,7 +160,7 @@ class TrainLoader:
 
     def _batch(self, step: int) -> Batch:
         epoch = self.epoch if self.shuffle else 0
-        draws = RowDraws(self.seed, epoch, step, rank=self.rank, world_size=self.world_size)
+        draws = RowDraws(self.seed, epoch, step, rank=self.rank, world_size=self.world_size, device=self.images.device)
         rows = self._share(self._order(len(self.unlabelled), "unlabelled", epoch), step, self.batch_size)
         index = self.unlabelled[rows]
         batch: Batch = {"unlabelled": {"image": self._image(index, draws, "unlabelled"), "index": index}}
@@ -168,7 +181,8 @@ class TrainLoader:
         return batch
 
     def _order(self, size: int, *key: Key) -> Tensor:
-        return _permutation(size, self.seed, *key) if self.shuffle else torch.arange(size)
+        device = self.images.device
+        return _permutation(size, device, self.seed, *key) if self.shuffle else torch.arange(size, device=device)
 
     def _share(self, order: Tensor, step: int, rows: int) -> Tensor:
         begin = (step * self.world_size + self.rank) * rows
@@ -220,7 +234,7 @@ class EvalLoader:
     smaller, so processes may differ by one batch.
 
     Args:
-        images: ``[N, C, H, W]`` uint8, values in ``0..levels-1``.
+        images: ``[N, C, H, W]`` uint8, values in ``0..levels-1``. Batches are made on their device.
         labels: int64 ``[N]``.
         indices: int64 ``[M]``, the rows to hand out.
         batch_size: images per process and batch.
@@ -248,8 +262,8 @@ class EvalLoader:
                 f"devices={world_size} is not usable with {len(indices)} images to evaluate on: each process needs "
                 f"one; allowed are at most {len(indices)}"
             )
-        self.images, self.labels, self.levels = images, labels, levels
-        self.indices, self.batch_size = indices[rank::world_size], batch_size
+        self.images, self.labels, self.levels = images, labels.to(images.device), levels
+        self.indices, self.batch_size = indices[rank::world_size].to(images.device), batch_size
 
     def __len__(self) -> int:
         return ceil(len(self.indices) / self.batch_size)

@@ -47,27 +47,25 @@ _NOTES = {
 class PictureReader:
     """Reads picture files, and remembers what has to be said about them.
 
-    ============================  ====================================================================================
-    in the file                   what is read
-    ============================  ====================================================================================
-    1 bit                         black and white
-    grey, 2 to 8 bits             grey, white is 255 (a white that is stored as 0 in TIFF too)
-    grey, 12 or 16 bits           scaled to 8 bits, from 0 and 4095 or 65535, or from ``value_range``
-    grey, floating point          scaled from 0.0 and 1.0, or from ``value_range``; other values are refused
-    grey, signed or 32 bits       refused without ``value_range``: what is white does not follow from the file
-    signed 8 bits                 refused
-    colours, 8 bits               colours
-    colours, 16 bits              their upper 8 bits
-    palette                       its colours; grey where all of them are greys
-    CMYK, YCbCr, L*a*b*           converted to sRGB, CMYK by the profile of the file where it has one
-    colour profile (ICC)          converted to sRGB; one that cannot be applied is left out, which is said
-    gamma of PNG                  not applied, which is said unless it is that of sRGB
-    transparency                  laid over ``background``, white by default, which is said
-    orientation (EXIF)            turned and mirrored as viewers show it
-    frames, pages                 the first one, which is said: GIF, WebP, APNG, TIFF, stereo JPEG
-    more than 89 million pixels   refused
-    HEIC, JPEG 2000, raw, SVG...  refused
-    ============================  ====================================================================================
+    | in the file | what is read |
+    | --- | --- |
+    | 1 bit | black and white |
+    | grey, 2 to 8 bits | grey, white is 255 (a white that is stored as 0 in TIFF too) |
+    | grey, 12 or 16 bits | scaled to 8 bits, from 0 and 4095 or 65535, or from ``value_range`` |
+    | grey, floating point | scaled from 0.0 and 1.0, or from ``value_range``; other values are refused |
+    | grey, signed or 32 bits | refused without ``value_range``: what is white does not follow from the file |
+    | signed 8 bits | refused |
+    | colours, 8 bits | colours |
+    | colours, 16 bits | their upper 8 bits |
+    | palette | its colours; grey where all of them are greys |
+    | CMYK, YCbCr, LAB | converted to sRGB, CMYK by the profile of the file where it has one |
+    | colour profile (ICC) | converted to sRGB; one that cannot be applied is left out, which is said |
+    | gamma of PNG | not applied, which is said unless it is that of sRGB |
+    | transparency | laid over ``background``, white by default, which is said |
+    | orientation (EXIF) | turned and mirrored as viewers show it |
+    | frames, pages | the first one, which is said: GIF, WebP, APNG, TIFF, stereo JPEG |
+    | more than 89 million pixels | refused |
+    | HEIC, JPEG 2000, raw, SVG... | refused |
 
     Args:
         conversion: number of channels, range of values, background and size that are wanted.

@@ -11,8 +11,11 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +37,7 @@ from pixelgan_lightning import commands, pretrained
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable, RunCheckpoint, StopOnSignal
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
+from pixelgan_lightning.component import Component
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
@@ -47,6 +51,7 @@ from pixelgan_lightning.phases import Phase
 from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.precision import require_usable_precision
 from pixelgan_lightning.priors import Prior
+from pixelgan_lightning.run_config import Taken, taken
 from pixelgan_lightning.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -58,6 +63,7 @@ from pixelgan_lightning.run_folder import (
     run_folder_scope,
     run_of,
 )
+from pixelgan_lightning.trust import look_into_working_folder, named_modules, require_trusted
 from pixelgan_lightning.version import __version__
 from pixelgan_lightning.weights import read_checkpoint, warm_start
 
@@ -70,6 +76,8 @@ COMPONENTS = {
     "likelihood": Likelihood,
     "discriminator": Discriminator,
 }
+CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torchmetrics")
 FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data decides
 AT_RUNTIME = ("seed",)  # model arguments that a checkpoint does not decide
 
@@ -169,7 +177,7 @@ class PixelGANCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Start from the weights in a checkpoint or exported folder, or of a shipped model; optimizers "
-            " are fresh, layers of other shapes keep their initial values.",
+            "are fresh, layers of other shapes keep their initial values.",
         )
         parser.add_argument(
             "--compile_decoder",
@@ -177,6 +185,13 @@ class PixelGANCLI(LightningCLI):
             default=False,
             help="torch.compile the decoder: half a minute once, then faster steps. On a CPU in full precision the "
             "layers are written out by hand, which is faster, and stay as they are.",
+        )
+        parser.add_argument(
+            "--allow",
+            type=str | None,
+            default=None,
+            metavar="MODULE,...",
+            help="Modules outside of this package whose classes a checkpoint may name; their code runs.",
         )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -209,6 +224,7 @@ class PixelGANCLI(LightningCLI):
         _require_class_first(args)
         args = _with_packaged_configs(args)
         _require_yaml(args)
+        allowed = _modules_of_the_user(args)
         self._stored: dict[str, Any] = {}
         checkpoint = _option(args, "--ckpt_path")
         if checkpoint is None:
@@ -219,15 +235,22 @@ class PixelGANCLI(LightningCLI):
         path = checkpoint_file(checkpoint, _option(args, "--run_dir"))
         read = read_checkpoint(path)
         self._stored = read.description
-        defaults = _defaults(self._stored)
+        run = _of_run(read.run_config, path, allowed, not _names_data(args))
+        modules = {*allowed, *run.modules, *_require_trusted_model(read.description, path, allowed)}
+        # Beyond what was looked at above, nothing that a file says is imported.
+        jsonargparse.set_parsing_settings(
+            import_path_denylist=["*"], import_path_allowlist=["pixelgan_lightning", *LIGHTNING, *sorted(modules)]
+        )
         try:
             for subparser in self._subcommand_parsers.values():
-                subparser.set_defaults(defaults)
-        except (ImportError, AttributeError) as error:
-            raise ConfigurationError(f"ckpt_path={path} is not usable: {error} (set PYTHONPATH?)") from error
+                subparser.set_defaults(_defaults(self._stored))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"ckpt_path={path} is not usable: it describes no model ({error})") from error
         # With what is stored as default, a difference is what somebody asked for.
         with TemporaryDirectory(prefix="pixelgan-") as folder:
-            of_run = _run_config(read.run_config, path, Path(folder))
+            config = Path(folder) / CONFIG
+            config.write_text(yaml.safe_dump(run.content))
+            of_run = ["--config", str(config)]
             self.config = parser.parse_args([args[0], *of_run, *args[1:]])
             command = self.config.subcommand
             given = self.config[command]
@@ -272,7 +295,7 @@ class PixelGANCLI(LightningCLI):
         require_usable_precision(config.trainer.precision)
         _require_settings_of_phases(config)
         given = config.clone()
-        for key in ("run_dir", "ckpt_path", "config"):
+        for key in ("run_dir", "ckpt_path", "config", "allow"):
             given.pop(key, None)
         self._save_config = SaveRunConfig(self._parser(self.subcommand), given)
         if config.trainer.fast_dev_run:
@@ -459,14 +482,9 @@ def _require_class_first(args: Sequence[str]) -> None:
                     raise ConfigurationError(f"{earlier} is not usable before {name}: allowed is the class first")
 
 
-def _option(args: Sequence[str], *names: str) -> str | None:
-    """The value of the last option called one of ``names``."""
-    value = None
-    for i, arg in enumerate(args):
-        name, equals, after = arg.partition("=")
-        if name in names:
-            value = after if equals else (args[i + 1] if i + 1 < len(args) else None)
-    return value
+def _option(args: Sequence[str], name: str) -> str | None:
+    """The value of the last option of this name."""
+    return next((value for option, value in reversed([*_options(args)]) if option == name), None)
 
 
 def _require_settings_of_phases(config: Any) -> None:
@@ -511,22 +529,77 @@ def _require_yaml(args: Sequence[str]) -> None:
                 raise ConfigurationError(f"{key}={content[key]!r} in {path} is not usable: allowed are mappings")
 
 
-def _run_config(stored: str | None, checkpoint: Path, folder: Path) -> list[str]:
-    """The option for the configuration of a checkpoint's run, before all others, which change it; or nothing.
+def _of_run(stored: str | None, checkpoint: Path, allowed: set[str], with_data: bool) -> Taken:
+    """What is taken of the configuration of a checkpoint's run.
 
     A checkpoint holds the configuration of its own part of the run: that of the continuation, after one. Where
     it has none, the run's folder may have the file.
     """
-    if stored is None:
-        config = run_of(checkpoint) / CONFIG
-        if not config.is_file():
-            return []
-        say(f"configuration: {config}")
+    config = run_of(checkpoint) / CONFIG
+    if stored is not None:
+        where = f"that of the run, stored in {checkpoint}"
+    elif config.is_file():
+        stored, where = config.read_text(), str(config)
     else:
-        config = folder / CONFIG
-        config.write_text(stored)
-        say(f"configuration: that of the run, stored in {checkpoint}")
-    return ["--config", str(config)]
+        return Taken()
+    run = taken(stored, where, allowed, with_data)
+    say(f"configuration: {where}")
+    if run.left:
+        say(f"not taken from there, to be given again where wanted: {', '.join(run.left)}")
+    return run
+
+
+def _require_trusted_model(description: dict[str, Any], path: Path, allowed: set[str]) -> set[str]:
+    """The modules of the components in a checkpoint.
+
+    Raises:
+        ConfigurationError: one of them is not to be trusted.
+    """
+    try:
+        return require_trusted(description, (Component,), allowed, loaded=True)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"ckpt_path={path} is not usable: {error}") from None
+
+
+def _modules_of_the_user(args: Sequence[str]) -> set[str]:
+    """The modules whose code the user wants to run: of ``--allow``, of classes in files and arguments."""
+    modules = set()
+    for name, value in _options(args):
+        if name == "--allow":
+            modules.update(value.split(","))
+        elif name in ("--config", "-c"):
+            if Path(value).is_file():
+                modules |= named_modules(yaml.safe_load(Path(value).read_text()))
+        elif CLASS_PATH.fullmatch(value) and not Path(value).exists():
+            modules.add(value.rpartition(".")[0])
+        elif "class_path" in value:
+            with suppress(yaml.YAMLError):
+                modules |= named_modules(yaml.safe_load(value))
+    modules = {module for module in modules if module.partition(".")[0] not in ("pixelgan_lightning", "jsonargparse")}
+    if modules:
+        look_into_working_folder()
+        jsonargparse.set_parsing_settings(import_path_allowlist=sorted(modules))
+    return modules
+
+
+def _names_data(args: Sequence[str]) -> bool:
+    """Whether the user says which data module it is."""
+    for name, value in _options(args):
+        if name in ("--data", "--data.class_path"):
+            return True
+        if name in ("--config", "-c") and Path(value).is_file():
+            data = yaml.safe_load(Path(value).read_text()).get("data")
+            if isinstance(data, str) or (isinstance(data, dict) and "class_path" in data):
+                return True
+    return False
+
+
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options that have a value, with it."""
+    for i, arg in enumerate(args):
+        name, equals, after = arg.partition("=")
+        if name.startswith("-") and (equals or i + 1 < len(args)):
+            yield name.removesuffix("+"), after if equals else args[i + 1]
 
 
 def _with_packaged_configs(args: Sequence[str]) -> list[str]:
@@ -547,8 +620,6 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``: one line and status 2 where it cannot do what is asked, 1 where a run fails."""
     reuse_memory()
     _say_once.cache_clear()
-    if os.getcwd() not in sys.path:  # where a user's own classes are; a console script does not look there
-        sys.path.append(os.getcwd())
     with quiet_libraries(), run_folder_scope():
         arguments = list(sys.argv[1:] if args is None else args)
         if arguments == ["--version"]:
@@ -572,6 +643,18 @@ def main(args: Sequence[str] | None = None) -> None:
             where = f"{error.filename}: " if error.filename else ""
             print(f"error: {where}{error.strerror or error}", file=sys.stderr)
             raise SystemExit(1) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
+        except Exception as error:
+            if not _restores_a_checkpoint(error):
+                raise
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            print(f"error: ckpt_path is not usable: its content is not what a fit writes ({what})", file=sys.stderr)
+            raise SystemExit(2) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
+
+
+def _restores_a_checkpoint(error: Exception) -> bool:
+    """Whether an error comes of handing the content of a checkpoint to the parts of a run."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).stem == "checkpoint_connector" and "restore" in frame.name for frame in frames)
 
 
 if __name__ == "__main__":

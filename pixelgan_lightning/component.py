@@ -8,7 +8,6 @@ remembers the arguments it was constructed with, so that a checkpoint can hold i
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 from contextlib import suppress
 from numbers import Integral, Real
@@ -17,6 +16,7 @@ from typing import Any, Self, TypeVar
 from torch import nn
 
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.trust import trusted_class
 
 Description = dict[str, Any]
 C = TypeVar("C", bound="Component")
@@ -102,7 +102,8 @@ def construct(what: C | Description, base: type[C]) -> C:
     """A fresh, unbuilt component from an instance (its own is left alone) or a description.
 
     Raises:
-        ConfigurationError: the class cannot be imported or is no subclass of ``base``.
+        ConfigurationError: it is no class of this package, and of no module that has been imported
+            (:func:`~pixelgan_lightning.trust.trusted_class`), or no subclass of ``base``.
     """
     if isinstance(what, base):
         return copy.deepcopy(what)
@@ -111,21 +112,16 @@ def construct(what: C | Description, base: type[C]) -> C:
             f"{base.__name__.lower()}={what!r} is not usable: allowed are a {base.__name__} or a dictionary with "
             "class_path and init_args"
         )
-    module_name, _, name = what["class_path"].rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"class_path={what['class_path']!r} cannot be imported: {error}") from error
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ConfigurationError(f"class_path={what['class_path']!r} is not a subclass of {base.__name__}")
-    return cls(**{k: _construct_nested(v) for k, v in (what.get("init_args") or {}).items()})
+    cls = trusted_class(what["class_path"], base)
+    return cls(**{k: construct_nested(v) for k, v in (what.get("init_args") or {}).items()})
 
 
-def _construct_nested(value: Any) -> Any:
+def construct_nested(value: Any) -> Any:
+    """``value`` with a component in place of every description in it."""
     if isinstance(value, dict) and "class_path" in value:
         return construct(value, Component)
     if isinstance(value, dict):
-        return {k: _construct_nested(v) for k, v in value.items()}
+        return {k: construct_nested(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_construct_nested(v) for v in value]
+        return [construct_nested(v) for v in value]
     return value

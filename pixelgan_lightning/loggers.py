@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
+
+from pixelgan_lightning.whole_file import whole_file
 
 STEP = "trainer/global_step"
 """The horizontal axis of every panel: the number of training batches."""
@@ -92,11 +93,12 @@ class RunWandbLogger(WandbLogger):
     ) -> None:
         import wandb  # slow to import, and not needed without this logger
 
+        self._folder, self._keep_id, self._defined = Path(save_dir), id is None, False
         super().__init__(
             project=project,
             save_dir=save_dir,
             name=name,
-            id=id,
+            id=id or kept_id(self._folder) or uuid.uuid4().hex[:12],
             offline=offline,
             log_model=log_model,
             tags=tags,
@@ -104,29 +106,23 @@ class RunWandbLogger(WandbLogger):
             notes=notes,
             settings=wandb.Settings(**PRIVATE, x_transaction_log_flush_interval=FLUSH_SECONDS),
         )
-        self._wandb_init.pop("anonymous", None)  # W&B warns about it, even about None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run, started at first use."""
-        if self._experiment is None:
-            if self._id is None:
-                self._id = self._wandb_init["id"] = kept_id(Path(self._save_dir or "."))
-            run = super().experiment
+        run = super().experiment
+        if not self._defined:
+            self._defined = True
             for name, best in BEST.items():
                 run.define_metric(name, step_metric=STEP, step_sync=True, summary=f"{best},last")
-        return self._experiment
+            if self._keep_id:
+                with whole_file(self._folder / RUN_ID) as unfinished:
+                    unfinished.write_text(run.id + "\n")
+        return run
 
 
-def kept_id(folder: Path) -> str:
-    """The id that ``folder`` keeps; a new one where it keeps none."""
+def kept_id(folder: Path) -> str | None:
+    """The id that ``folder`` keeps; None where it keeps none."""
     file = folder / RUN_ID
-    if file.is_file():
-        return file.read_text().strip()
-    new = uuid.uuid4().hex[:12]
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(new + "\n")
-    os.replace(unfinished, file)
-    return new
+    return file.read_text().strip() if file.is_file() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -44,7 +45,7 @@ from pixelgan_lightning.random import RowDraws, keyed_seed
 from pixelgan_lightning.resume import Resumable
 from pixelgan_lightning.steps import STEPS
 from pixelgan_lightning.trial import require_contracts
-from pixelgan_lightning.weights import build, read_folder
+from pixelgan_lightning.weights import build, read_checkpoint, read_folder
 
 THE_PAPERS: dict[str, type[Phase]] = {
     "reconstruction": ReconstructionPhase,
@@ -128,6 +129,29 @@ class PixelGAN(Autoencoder, Resumable):
         require_contracts(self)
         self.gradients = Gradients(self)
         self.step = STEPS[step](self, self.phases, self.gradients)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", **arguments: Any
+    ) -> Self:
+        """A trained model from a checkpoint, in training mode.
+
+        Code in the file does not run (``weights_only=True``), and nothing is imported for it: a model with parts from
+        elsewhere needs their module imported before.
+
+        Args:
+            checkpoint_path: a file of this machine.
+            map_location: the device.
+            arguments: of the model, in place of those in the file.
+
+        Raises:
+            ConfigurationError: the file is no checkpoint of a PixelGAN, or names classes that are not to be trusted.
+        """
+        if not arguments.pop("weights_only", True):
+            raise ConfigurationError("weights_only=False is not usable: allowed is True, code is not run")
+        stored = read_checkpoint(checkpoint_path, "checkpoint_path")
+        stored = replace(stored, description={**stored.description, **arguments})
+        return build(cls, stored, f"checkpoint_path={checkpoint_path}").to(map_location).train()
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:

@@ -93,6 +93,11 @@ class RowDraws:
         return normal_from_uniform(self.uniform(purpose, rows, *shape))
 
 
+def permutation(size: int, *key: Key, device: torch.device | str | None = None) -> Tensor:
+    """0 to ``size - 1`` in an order that depends on ``key`` alone, int64 ``[size]``: that of random numbers."""
+    return split_mix(*stream(*key), 0, size, device).argsort(stable=True)
+
+
 def stream(*key: Key) -> tuple[int, int]:
     """Start and step of SplitMix64 for a key. Two streams that met would part again, as their steps differ."""
     digest = hashlib.sha256(repr(key).encode()).digest()

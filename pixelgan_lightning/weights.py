@@ -65,7 +65,7 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
         content = torch.load(path, weights_only=True, map_location="cpu")
         about = content.get("pixelgan_lightning") or {}
         return Stored(
-            with_phases(content["hyper_parameters"]),
+            with_phases(_description(content["hyper_parameters"])),
             dict(content["state_dict"]),
             about.get("split_hash"),
             content.get("pixelgan_lightning_config"),
@@ -90,7 +90,7 @@ def read_folder(folder: Path | str, argument: str = "pretrained") -> Stored:
     try:
         content = json.loads((folder / CONFIG).read_text())
         return Stored(
-            with_phases(content["model"]),
+            with_phases(_description(content["model"])),
             load_file(folder / WEIGHTS),
             content.get("split_hash"),
             classes=CategoryClasses.from_plain(content.get("classes")),
@@ -99,6 +99,14 @@ def read_folder(folder: Path | str, argument: str = "pretrained") -> Stored:
         raise ConfigurationError(
             f"{argument}={folder} is not usable: its files are damaged ({type(error).__name__}: {error})"
         ) from error
+
+
+def _description(content: Any) -> dict[str, Any]:
+    """The arguments of a model, its parts as mappings: nothing else is looked at for classes."""
+    for part in (*EXPORTED, "discriminator", "augmentation"):
+        if not isinstance(content.get(part), dict | None):
+            raise ValueError(f"{part}={content[part]!r}, where allowed are mappings")
+    return dict(content)
 
 
 def read(path: Path | str, argument: str) -> Stored:

@@ -231,15 +231,19 @@ def test_samples_that_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert line == "categories=1 with prior=Gaussian is not usable: allowed are priors with categories or components"
 
 
-def test_a_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("out.npz").write_text("old")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr(np, "savez_compressed", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(SystemExit) as exit_:
         pixelgan("sample", *model_with(), "--out", "out.npz", "--num", 1)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == "error: no space\n"
     assert Path("out.npz").read_text() == "old"
     assert not list(Path().glob(".*.tmp"))
 

@@ -47,7 +47,7 @@ from pixelgan_lightning.priors import (
     SwissRoll,
     Uniform,
 )
-from pixelgan_lightning.random import RowDraws, keyed_generator, normal_from_uniform, split_mix
+from pixelgan_lightning.random import RowDraws, keyed_generator, normal_from_uniform, permutation, split_mix
 
 
 class Container(Component):
@@ -188,15 +188,15 @@ class TestConstruct:
     @pytest.mark.parametrize(
         ("class_path", "message"),
         [
-            ("os.system", "not a subclass of Prior"),
-            ("builtins.eval", "not a subclass of Prior"),
-            ("torch.nn.Linear", "not a subclass of Prior"),
-            ("pixelgan_lightning.likelihoods.Bernoulli", "not a subclass of Prior"),
-            ("pixelgan_lightning.priors", "not a subclass of Prior"),
-            ("pixelgan_lightning.priors.Nothing", "cannot be imported"),
-            ("no_such_module.Prior", "cannot be imported"),
-            ("Gaussian", "cannot be imported"),
-            ("", "cannot be imported"),
+            ("os.system", "Prior classes of pixelgan_lightning"),
+            ("builtins.eval", "Prior classes of pixelgan_lightning"),
+            ("torch.nn.Linear", "Prior classes of pixelgan_lightning"),
+            ("pixelgan_lightning.likelihoods.Bernoulli", "has no such Prior"),
+            ("pixelgan_lightning.priors", "has no such Prior"),
+            ("pixelgan_lightning.priors.Nothing", "has no such Prior"),
+            ("no_such_module.Prior", "--allow no_such_module"),
+            ("Nothing", "has no such Prior"),
+            ("", "has no such Prior"),
         ],
     )
     def test_refuses_what_is_not_a_component_of_that_kind(self, class_path: str, message: str) -> None:
@@ -209,7 +209,7 @@ class TestConstruct:
         nested = {"class_path": "os.system", "init_args": {"command": "false"}}
         for value in (nested, [nested], {"key": nested}):
             description = {"class_path": f"{__name__}.Container", "init_args": {"parts": value}}
-            with pytest.raises(ConfigurationError, match=r"'os\.system' is not a subclass of Component"):
+            with pytest.raises(ConfigurationError, match=r"'os\.system' is not usable"):
                 construct(description, Component)
 
     @pytest.mark.parametrize("value", [3, "pixelgan_lightning.priors.Gaussian", {"init_args": {}}, Bernoulli(), None])
@@ -864,6 +864,13 @@ class TestRowDraws:
         normal = RowDraws(5).normal("a", 1000, 201).double()
         assert kstest(normal.flatten(), "norm").pvalue > 1e-4
         assert kstest(steps.flatten(), "uniform").pvalue > 1e-4
+
+    def test_permutations_are_equally_likely(self) -> None:
+        orders = torch.stack([permutation(3, 7, number) for number in range(3000)])
+        assert torch.equal(orders.sort(1).values, torch.arange(3).expand(3000, 3))
+        counts = (orders * torch.tensor([9, 3, 1])).sum(1).unique(return_counts=True)[1].double()
+        assert len(counts) == 6
+        assert chi2.sf(((counts - 500).square() / 500).sum().item(), 5) > 1e-4
 
     def test_normal_draws_are_symmetric_and_finite(self) -> None:
         ends = normal_from_uniform(torch.tensor([0.0, 1 - 2**-24, 0.25, 0.75 - 2**-24]))

@@ -58,7 +58,12 @@ def digits(**arguments: Any) -> DigitsDataModule:
 
 
 def on_process(module: Any, rank: int, world_size: int, overfit_batches: int = 0) -> Any:
-    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, overfit_batches=overfit_batches)
+    module.trainer = SimpleNamespace(
+        global_rank=rank,
+        world_size=world_size,
+        overfit_batches=overfit_batches,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
     return module
 
 

@@ -79,10 +79,11 @@ def test_a_part_from_outside_is_one_line(family: str) -> None:
 
 def test_parts_from_outside_go_together() -> None:
     model = fit(TOGETHER)
-    pixelgan("test", "--ckpt_path", CHECKPOINT)
+    allow = ["--allow", external_parts.__name__]
+    pixelgan("test", "--ckpt_path", CHECKPOINT, *allow)
     assert json.loads(Path("run/results.json").read_text())["test/ink"] > 0
     pixelgan("sample", "--ckpt_path", CHECKPOINT, "--out", "out.npz", "--num", 2)
-    pixelgan("complete", "--ckpt_path", CHECKPOINT, "--out", "rest.npz", "--rows", 3, "--num", 2, "--draws", 1)
+    pixelgan("complete", "--ckpt_path", CHECKPOINT, "--out", "rest.npz", "--rows", 3, "--num", 2, "--draws", 1, *allow)
     with np.load("out.npz") as drawn, np.load("rest.npz") as completed:
         model.likelihood.check(torch.from_numpy(drawn["images"]))
         np.testing.assert_array_equal(completed["images"][:, 0, :, :3], completed["inputs"][:, :, :3])

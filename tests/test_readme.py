@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import pkgutil
 import re
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,11 @@ def test_files_and_targets_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda page: page.stem)
 def test_the_api_names_what_is_there(page: Path) -> None:
     for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), flags=re.MULTILINE):
-        pkgutil.resolve_name(name)
+        module, _, last = name.rpartition(".")
+        try:
+            assert find_spec(name), name  # looked for, not imported: the bridge to lightning-bolts changes numpy
+        except ModuleNotFoundError:
+            assert hasattr(import_module(module), last), name
 
 
 def test_the_readme_is_short() -> None:

@@ -31,6 +31,7 @@ class RandomAffine(Augmentation):
     """
 
     num_draws = 6
+    ranges: Tensor
 
     def __init__(
         self,
@@ -49,10 +50,11 @@ class RandomAffine(Augmentation):
         self.outside = outside
         radians = degrees * torch.pi / 180
         # affine_grid's coordinates run from -1 to 1: a side has length 2.
-        self.ranges = (radians, scale, scale, shear, 2 * translate, 2 * translate)
+        ranges = torch.tensor([radians, scale, scale, shear, 2 * translate, 2 * translate], dtype=torch.float32)
+        self.register_buffer("ranges", ranges, persistent=False)  # on the device: a constant made there is a wait
 
     def forward(self, x: Tensor, draws: Tensor) -> Tensor:
-        angle, log_sx, log_sy, shear, tx, ty = ((2 * draws - 1) * draws.new_tensor(self.ranges)).unbind(1)
+        angle, log_sx, log_sy, shear, tx, ty = ((2 * draws - 1) * self.ranges.to(draws)).unbind(1)
         cos, sin, sx, sy = angle.cos(), angle.sin(), log_sx.exp(), log_sy.exp()
         tall = x.shape[2] / x.shape[3]  # affine_grid's units are half a width and half a height, not a pixel
         # The inverse map, from places in the view to places in the image: rotation @ scale @ shear, then translation.

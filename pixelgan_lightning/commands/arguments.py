@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from pixelgan_lightning import pretrained
+from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.random import keyed_generator
-from pixelgan_lightning.weights import build, read_checkpoint
+from pixelgan_lightning.trust import import_for
+from pixelgan_lightning.weights import build, read_checkpoint, read_folder
 
 BATCH = 250
 """Images drawn at a time, which bounds the memory; a part of what a seed means."""
@@ -29,7 +31,20 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"model that ships with the package ({known or 'none in this version'}), or an exported folder",
     )
+    add_allow(parser)
     add_device(parser)
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """``--allow``: modules outside of this package whose classes the model may have; see :func:`allowed_modules`."""
+    parser.add_argument(
+        "--allow", metavar="MODULE,...", help="modules outside of this package whose classes a file may name: code runs"
+    )
+
+
+def allowed_modules(arguments: argparse.Namespace) -> list[str]:
+    """The modules of ``--allow``."""
+    return arguments.allow.split(",") if arguments.allow else []
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -49,14 +64,20 @@ def add_draws(parser: argparse.ArgumentParser) -> None:
 
 def model_of(arguments: argparse.Namespace) -> PixelGAN:
     """The model that the options of :func:`add_model` name, on the device that they name."""
-    if arguments.pretrained is not None:
-        return PixelGAN.from_pretrained(arguments.pretrained).to(arguments.device)
-    return from_checkpoint(arguments.ckpt_path).to(arguments.device)
+    return load_model(arguments.ckpt_path or arguments.pretrained, arguments)
 
 
-def from_checkpoint(path: Path) -> PixelGAN:
-    """The model in a checkpoint, with averaged weights where the run averaged them."""
-    return build(PixelGAN, read_checkpoint(path), f"ckpt_path={path}")
+def load_model(name: str | Path, arguments: argparse.Namespace) -> PixelGAN:
+    """The model in a checkpoint or folder, or one that ships with the package, with averaged weights if it has some."""
+    if Path(name).is_file() or isinstance(name, Path):
+        stored, where = read_checkpoint(name), f"ckpt_path={name}"
+    else:
+        stored, where = read_folder(pretrained.folder(name)), f"pretrained={name}"
+    try:
+        import_for(stored.description, allowed_modules(arguments))
+        return build(PixelGAN, stored, where).to(arguments.device)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error) if where in str(error) else f"{where} is not usable: {error}") from error
 
 
 def draw(model: PixelGAN, codes: Tensor, arguments: argparse.Namespace) -> Tensor:
@@ -116,14 +137,16 @@ def positive(text: str) -> float:
 
 __all__ = [
     "BATCH",
+    "add_allow",
     "add_device",
     "add_draws",
     "add_model",
+    "allowed_modules",
     "device",
     "draw",
-    "from_checkpoint",
     "integer",
     "integers",
+    "load_model",
     "model_of",
     "part_seed",
     "positive",

@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 
 from pixelgan_lightning import figures
-from pixelgan_lightning.commands.arguments import add_device, add_draws, draw, from_checkpoint, integer
+from pixelgan_lightning.commands.arguments import add_allow, add_device, add_draws, draw, integer, load_model
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.image_files import PICTURE, check_destination, write
 from pixelgan_lightning.messages import say
-from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.random import keyed_generator
 from pixelgan_lightning.run_folder import run_of
 
@@ -22,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side", type=integer(1), default=8, help="each model has side * side samples (default: %(default)s)"
     )
+    add_allow(parser)
     add_device(parser)
     add_draws(parser)
 
@@ -36,10 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
         )
     panels = []
     for name in arguments.models:
-        path = Path(name)
-        model = from_checkpoint(path) if path.is_file() else PixelGAN.from_pretrained(name)
+        model = load_model(name, arguments)
         codes = model.prior.sample(arguments.side**2, keyed_generator("codes", arguments.seed))
-        panels.append(draw(model.to(arguments.device), codes, arguments))
+        panels.append(draw(model, codes, arguments))
     shapes = {tuple(panel.shape[-2:]) for panel in panels}
     if len(shapes) > 1:
         raise ConfigurationError(f"models with images of sizes {sorted(shapes)} are not usable: allowed is one size")

@@ -6,18 +6,27 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import pytorch_lightning as pl
 import torch
-import yaml
 from torch import Tensor
 
 from pixelgan_lightning import figures
-from pixelgan_lightning.commands.arguments import BATCH, add_draws, add_model, integer, model_of, part_seed
+from pixelgan_lightning.commands.arguments import (
+    BATCH,
+    add_draws,
+    add_model,
+    allowed_modules,
+    integer,
+    model_of,
+    part_seed,
+)
+from pixelgan_lightning.component import construct_nested
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.image_files import ARRAYS, PICTURE, check_destination, read_images, write
 from pixelgan_lightning.messages import say
+from pixelgan_lightning.run_config import taken
 from pixelgan_lightning.run_folder import CONFIG, run_of
+from pixelgan_lightning.trust import trusted_class
 from pixelgan_lightning.weights import read_checkpoint
 
 
@@ -92,16 +101,16 @@ def _test_images(arguments: argparse.Namespace, number: int) -> Tensor:
     text = read_checkpoint(arguments.ckpt_path).run_config or (config.read_text() if config.is_file() else None)
     if text is None:
         raise ConfigurationError(f"images are needed: beside the checkpoint there is no {config} that names its data")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--seed_everything", type=int, default=0)
-    parser.add_subclass_arguments(pl.LightningDataModule, "data")
-    parser.link_arguments("seed_everything", "data.init_args.seed")
+    content = taken(text, str(config), allowed_modules(arguments)).content
+    if "data" not in content:
+        raise ConfigurationError(f"images are needed: {config} names no data")
+    described = content["data"]
+    cls = trusted_class(described["class_path"], pl.LightningDataModule, allowed_modules(arguments), loaded=False)
+    seed = {"seed": content["seed_everything"]} if "seed_everything" in content else {}
     try:
-        content = yaml.safe_load(text)
-        wanted = {name: content[name] for name in ("seed_everything", "data") if name in content}
-        data: Any = parser.instantiate(parser.parse_object(wanted)).data
-    except (jsonargparse.ArgumentError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"{config} is not usable: {' '.join(str(error).split())}") from error
+        data: Any = cls(**{**construct_nested(described.get("init_args") or {}), **seed})
+    except TypeError as error:
+        raise ConfigurationError(f"{config} is not usable: {error}") from error
     data.setup("test")
     images: list[Tensor] = []
     for batch in data.test_dataloader():
