@@ -49,7 +49,7 @@ from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import PixelGAN, phase_optimizer
 from pixelgan_lightning.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import Posterior
-from pixelgan_lightning.precision import require_usable_precision
+from pixelgan_lightning.precision import fast_training, require_usable_precision
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.run_config import Taken, taken
 from pixelgan_lightning.run_folder import (
@@ -601,6 +601,7 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``: one line and status 2 where it cannot do what is asked, 1 where a run fails."""
     reuse_memory()
+    fast_training()
     _say_once.cache_clear()
     with quiet_libraries(), run_folder_scope():
         arguments = list(sys.argv[1:] if args is None else args)
