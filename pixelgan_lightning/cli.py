@@ -48,6 +48,7 @@ from pixelgan_lightning.memory import reuse_memory
 from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import PixelGAN, phase_optimizer
 from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.places import without_places
 from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.precision import fast_training, require_usable_precision
 from pixelgan_lightning.priors import Prior
@@ -112,7 +113,7 @@ class SaveRunConfig(SaveConfigCallback):
         self.parser.save(self.config, folder / name, skip_unset=False, overwrite=True, multifile=False)
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
-                logger.log_hyperparams(yaml.safe_load((folder / name).read_text()))
+                logger.log_hyperparams(without_places(yaml.safe_load((folder / name).read_text())))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -477,6 +478,10 @@ def _require_settings_of_phases(config: Any) -> None:
         "gradient_clip_val": "model.<phase>.clip_norm, for example --model.reconstruction.clip_norm",
         "gradient_clip_algorithm": "model.<phase>.clip_norm",
         "accumulate_grad_batches": "model.accumulate_batches",
+    }
+    instead |= {
+        "sync_batchnorm": "false: pixelgan_lightning.normalization.BatchNorm is synchronised already",
+        "model_registry": "null: checkpoints stay in the run's folder (with W&B: log_model of its logger)",
     }
     for name, other in instead.items():
         if config.trainer[name] != inspect.signature(pl.Trainer).parameters[name].default:
