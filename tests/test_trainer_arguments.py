@@ -80,7 +80,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 @pytest.mark.parametrize("name", GIVEN)
 def test_used(name: str, arguments: dict[str, Any]) -> None:
     pixelgan("fit", "--config", SMALL, f"--trainer.{name}", GIVEN[name])
-    assert arguments[name] == GIVEN[name]
+    assert str(arguments[name]) == str(GIVEN[name])
 
 
 @pytest.mark.parametrize("name", CLASSES)
