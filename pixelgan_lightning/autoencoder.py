@@ -19,6 +19,7 @@ from pixelgan_lightning.inference import inference
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
 from pixelgan_lightning.likelihoods.base import full_precision
 from pixelgan_lightning.posteriors import GaussianPosterior, Posterior, default_posterior
+from pixelgan_lightning.precision import exact_float32
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import keyed_generator
 
@@ -255,6 +256,7 @@ class Autoencoder(nn.Module):
         return self.sample(z)
 
     @inference
+    @exact_float32()
     def log_joint(self, x: Tensor, chunk_size: int | None = None) -> Tensor:
         """``log p(k) + log p(x|k)`` in nats, ``[B, K]``, for a prior with finitely many codes.
 
@@ -291,6 +293,7 @@ class Autoencoder(nn.Module):
         return self.log_joint(x, chunk_size).logsumexp(1)
 
     @inference
+    @exact_float32()
     def importance_log_prob(self, x: Tensor, num_samples: int = 64, seed: int = 0, widen: float = 1.0) -> Tensor:
         """``log (1/S) sum_s p(z_s) p(x|z_s) / r(z_s)``, nats per image ``[B]``; z_s from ``r``, Gaussian codes only.
 

@@ -48,8 +48,9 @@ from pixelgan_lightning.memory import reuse_memory
 from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
 from pixelgan_lightning.model import THE_PAPERS, PixelGAN
 from pixelgan_lightning.phases import Phase
+from pixelgan_lightning.places import without_places
 from pixelgan_lightning.posteriors import Posterior
-from pixelgan_lightning.precision import require_usable_precision
+from pixelgan_lightning.precision import fast_training, require_usable_precision
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.run_config import Taken, taken
 from pixelgan_lightning.run_folder import (
@@ -111,7 +112,7 @@ class SaveRunConfig(SaveConfigCallback):
         self.parser.save(self.config, folder / name, skip_unset=False, overwrite=True, multifile=False)
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
-                logger.log_hyperparams(yaml.safe_load((folder / name).read_text()))
+                logger.log_hyperparams(without_places(yaml.safe_load((folder / name).read_text())))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -498,6 +499,10 @@ def _require_settings_of_phases(config: Any) -> None:
         "gradient_clip_algorithm": "model.phases.<phase>.clip_norm",
         "accumulate_grad_batches": "a larger batch_size: every phase moves its parameters with every batch",
     }
+    instead |= {
+        "sync_batchnorm": "false: pixelgan_lightning.normalization.BatchNorm is synchronised already",
+        "model_registry": "null: checkpoints stay in the run's folder (with W&B: log_model of its logger)",
+    }
     for name, other in instead.items():
         if config.trainer[name] != inspect.signature(pl.Trainer).parameters[name].default:
             raise ConfigurationError(f"trainer.{name}={config.trainer[name]} is not usable: allowed is {other}")
@@ -619,6 +624,7 @@ def _with_packaged_configs(args: Sequence[str]) -> list[str]:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``pixelgan``: one line and status 2 where it cannot do what is asked, 1 where a run fails."""
     reuse_memory()
+    fast_training()
     _say_once.cache_clear()
     with quiet_libraries(), run_folder_scope():
         arguments = list(sys.argv[1:] if args is None else args)

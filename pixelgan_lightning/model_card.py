@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from pixelgan_lightning.places import without_places
 from pixelgan_lightning.run_folder import CONFIG
 from pixelgan_lightning.weights import Stored, is_exported
 
@@ -66,7 +67,7 @@ def _parts(description: dict[str, Any]) -> str:
     rows = []
     for part in ("prior", "posterior", "encoder", "decoder", "likelihood"):
         what = description[part]
-        given = ", ".join(f"{key}={value}" for key, value in what["init_args"].items())
+        given = ", ".join(f"{key}={value}" for key, value in without_places(what["init_args"]).items())
         rows.append(f"- {part}: `{what['class_path'].rpartition('.')[2]}({given})`")
     return "\n".join(rows)
 
@@ -75,8 +76,8 @@ def _data(path: Path, split_hash: str | None) -> str:
     lines = []
     if path.is_file():
         data = yaml.safe_load(path.read_text()).get("data") or {}
-        private = ("data_dir", "root")  # folders of the machine it was trained on
-        given = ", ".join(f"{k}={v}" for k, v in (data.get("init_args") or {}).items() if k not in private)
+        arguments = without_places(data.get("init_args") or {})
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items())
         lines.append(f"`{str(data.get('class_path')).rpartition('.')[2]}({given})`")
     if split_hash is not None:
         lines.append(f"SHA-256 of the training, validation and labelled images' indices: `{split_hash}`.")

@@ -61,14 +61,20 @@ class BatchNorm(nn.Module):
     def _forward_distributed(self, x: Tensor) -> Tensor:
         exact = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x  # they cannot count the pixels
         rows = exact.transpose(0, 1).flatten(1)  # [C, N]
-        count = torch.full_like(rows[:, :1], rows.shape[1])
-        total, count = sum_over_processes(torch.cat([rows.sum(1, keepdim=True), count], 1)).split(1, dim=1)
-        mean = total / count
-        var = sum_over_processes((rows - mean).square().sum(1, keepdim=True)) / count
+        own, number = rows.mean(1), rows.shape[1]
+        # One sum over processes: of what a process has around its own mean, and of how far that is from a number that
+        # all processes have, which keeps the difference of squares below from losing digits.
+        origin = self.running_mean.to(exact)
+        off = own - origin
+        squares = (rows - own[:, None]).square().sum(1) + number * off.square()
+        sums = sum_over_processes(torch.cat([number * off, squares, rows.new_full((1,), number)]))
+        count = sums[-1]
+        shift, square = (sums[:-1] / count).chunk(2)
+        mean, var = origin + shift, (square - shift.square()).clamp_min(0)
         if self.tracking:
             with torch.no_grad():
-                self.running_mean.lerp_(mean.squeeze(1), self.momentum)
-                self.running_var.lerp_((var * count / (count - 1)).squeeze(1), self.momentum)
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var * count / (count - 1), self.momentum)
         shape = [1, -1] + [1] * (x.dim() - 2)
         y = (exact - mean.view(shape)) * (var.view(shape) + self.eps).rsqrt()
         if self.weight is not None and self.bias is not None:
@@ -87,7 +93,7 @@ def convert_batch_norm(module: nn.Module) -> nn.Module:
     """
     for name, layer in module.named_children():
         module.add_module(name, convert_batch_norm(layer))
-    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+    if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
         return module
     if module.momentum is None or module.running_mean is None or module.running_var is None:
         raise ConfigurationError(

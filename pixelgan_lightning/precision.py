@@ -1,6 +1,16 @@
-"""Which precisions can be used; the likelihood is always computed in float32 or better."""
+"""Which precisions can be used; the likelihood is always computed in float32 or better.
+
+On a GPU the command line lets products and convolutions of training round their factors to TF32, 10 bits, which is
+several times as fast. ``log p(x)`` is computed without: emulated, TF32 moved it by up to 0.02 nats. Advice: on recent
+GPUs ``--trainer.precision bf16-mixed`` halves the memory of features; numbers to be published come from ``32-true``.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 from pixelgan_lightning.errors import ConfigurationError
 
@@ -18,4 +28,27 @@ def require_usable_precision(precision: object) -> None:
         raise ConfigurationError(f"precision={precision} is not usable: allowed are bf16-mixed, 32 and 64")
 
 
-__all__ = ["require_usable_precision"]
+def fast_training() -> None:
+    """Let a CUDA GPU use TF32, and try which algorithm of a convolution is fastest; nothing on other devices.
+
+    The settings are PyTorch's own, of the process; ``Trainer(benchmark=False)`` takes the second one back.
+    """
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products and convolutions in float32 as it is, without TF32; afterwards as before."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+__all__ = ["exact_float32", "fast_training", "require_usable_precision"]

@@ -63,7 +63,10 @@ def _choose(config: Any, command: str) -> Path:
     if wanted is None:
         job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "none")
         data = config.data.class_path.rpartition(".")[2].removesuffix("DataModule").lower() or "run"
-        wanted = Path("runs") / f"{data}-{job if job != 'none' else time.strftime('%Y%m%d-%H%M%S')}"
+        wanted = (
+            Path(config.trainer.default_root_dir or "runs")
+            / f"{data}-{job if job != 'none' else time.strftime('%Y%m%d-%H%M%S')}"
+        )
     elif command != "fit":
         return wanted
     return _claim(wanted) if first else wanted

@@ -776,11 +776,15 @@ def test_batch_norm_on_two_processes_equals_one(tmp_path: Path, monkeypatch: pyt
 
     def run(rank: int) -> None:
         dist.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=rank, world_size=2)
-        torch.save(normalise(norm, shard(rank)), f"{rank}.pt")
+        all_reduce, calls = dist.all_reduce, []
+        monkeypatch.setattr(dist, "all_reduce", lambda x: (calls.append(1), all_reduce(x)))
+        result = normalise(norm, shard(rank))
+        torch.save({**result, "collectives": torch.tensor(len(calls))}, f"{rank}.pt")
         dist.destroy_process_group()
 
     assert [wait(pid, timeout=120) for pid in start_as_ranks(2, run)] == [0, 0], Path("rank0").read_text()
     ranks = [torch.load(f"{rank}.pt") for rank in range(2)]
+    assert [rank["collectives"].item() for rank in ranks] == [2, 2]  # one forward, one backward
     one = normalise(norm, torch.cat([shard(0), shard(1)]))
     for name in ("y", "x"):
         close(torch.cat([rank[name] for rank in ranks]), one[name])

@@ -26,6 +26,8 @@ from pixelgan_lightning.errors import ConfigurationError, NonFiniteError
 from pixelgan_lightning.gradients import Gradients
 from pixelgan_lightning.model import THE_PAPERS
 from pixelgan_lightning.normalization import BatchNorm, running_statistics
+from pixelgan_lightning.posteriors import GaussianPosterior
+from pixelgan_lightning.priors import Categorical, Gaussian, Prior
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
 
@@ -67,6 +69,30 @@ def test_bf16_keeps_the_losses_in_float32(tmp_path: Path, monkeypatch: pytest.Mo
     assert set(seen) == {f"train/{name}" for name in (*THE_PAPERS, "discriminator_real", "discriminator_fake")}
     assert set(seen.values()) == {torch.float32}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("products", ["high", "highest"])
+@pytest.mark.parametrize("prior", [Categorical(3), Gaussian(2)], ids=["exact", "sampled"])
+def test_likelihoods_are_computed_without_tf32(prior: Prior, products: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And training goes on with it where it was allowed."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", products == "high")
+    before = torch.get_float32_matmul_precision()
+    model = small(prior=prior, posterior=GaussianPosterior() if isinstance(prior, Gaussian) else None)
+    seen: list[tuple[str, bool]] = []
+
+    def look(*_: Any) -> None:
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    model.decoder.register_forward_pre_hook(look)
+    x = torch.rand(2, 1, 8, 8).round()
+    try:
+        torch.set_float32_matmul_precision(products)
+        model.importance_log_prob(x, num_samples=2) if isinstance(prior, Gaussian) else model.log_prob(x)
+        assert set(seen) == {("highest", False)}
+        look()
+        assert seen[-1] == (products, products == "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_bf16_likelihoods_are_float32_sums_of_what_the_decoder_says() -> None:

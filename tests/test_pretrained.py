@@ -53,7 +53,8 @@ def test_an_exported_model_is_the_model(checkpoint: Path, flags: list[str]) -> N
 def test_the_folder(checkpoint: Path) -> None:
     (checkpoint.parents[1] / "results.json").write_text(json.dumps({"test/cluster_error_percent": 12.34}))
     (checkpoint.parents[1] / "config.yaml").write_text(
-        "data: {class_path: a.DigitsDataModule, init_args: {batch_size: 5, data_dir: /home/me}}"
+        "data: {class_path: a.DigitsDataModule, init_args: {batch_size: 5, data_dir: /home/me, "
+        "train_path: mine/x.npz, test_path: y.pt, cache_dir: ~/c, file: here.csv, binarization: none}}"
     )
     pixelgan("export", "--ckpt_path", checkpoint, "--out", "mine")
     assert {path.name for path in Path("mine").iterdir()} == {"model.safetensors", "config.json", "README.md"}
@@ -62,7 +63,7 @@ def test_the_folder(checkpoint: Path) -> None:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
     card = Path("mine/README.md").read_text()
     assert "12.34" in card
-    assert "DigitsDataModule(batch_size=5)" in card
+    assert "DigitsDataModule(batch_size=5, binarization=none)" in card
     assert "/home/me" not in card
     assert all(f"## {title}" in card for title in ("Results", "Configuration", "Data", "Licence", "Limits"))
 
