@@ -17,6 +17,9 @@ from pixelgan_lightning.datamodules.labels import label_names
 from pixelgan_lightning.datamodules.pictures import read_pictures
 from pixelgan_lightning.errors import ConfigurationError
 
+PICKLES = ("pandas",)
+"""Formats of the library whose files run code; its first releases that are allowed read them without a word."""
+
 
 class HuggingFaceDataModule(ImageSetsDataModule):
     """Images and labels from two columns of a data set of the ``datasets`` library (``pip install '.[hf]'``).
@@ -97,6 +100,10 @@ class HuggingFaceDataModule(ImageSetsDataModule):
             raise ConfigurationError(
                 f"path={self.path!r} needs the library datasets, which is not there: allowed is pip install datasets"
             ) from error
+        if self.path in PICKLES:
+            raise ConfigurationError(
+                f"path={self.path!r} is not usable: pickles can run code; allowed are other formats"
+            )
         try:
             found = datasets.load_dataset(self.path, **self.options)
         except Exception as error:  # of the Hub, of files, of options: it has no class of errors of its own

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import sys
+import types
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from commandline import SMALL, metrics, pixelgan, pixelgan_process
 
 from pixelgan_lightning import PixelGAN, callbacks
+from pixelgan_lightning.datamodules import HuggingFaceDataModule
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.run_config import PLACES
 
@@ -308,3 +310,14 @@ def test_callbacks_of_this_package_write_only_into_the_run() -> None:
         if isinstance(cls, type) and issubclass(cls, pl.Callback):
             texts = {k for k, v in cls.__init__.__annotations__.items() if v in ("str", "str | None", "Path")}
             assert texts <= {*PLACES, "monitor"}, name
+
+
+def test_pickles_behind_a_data_set() -> None:
+    """A file may name this data module and its arguments: the library's reader of pickles is none of them."""
+    asked: list[object] = []
+    library = types.SimpleNamespace(load_dataset=lambda *args, **options: asked.append(args))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "datasets", library)
+        with pytest.raises(ConfigurationError, match="path='pandas' is not usable: pickles can run code"):
+            HuggingFaceDataModule("pandas", options={"data_files": "proof.pkl"})
+    assert asked == []
