@@ -64,7 +64,7 @@ def fit(config: dict[str, Any]) -> PixelGAN:
     pixelgan("fit", "--config", SMALL, "--config", "mine.yaml", "--run_dir", "run")
     model = PixelGAN.load_from_checkpoint(CHECKPOINT, map_location="cpu", weights_only=True)
     for family, part in config.get("model", {}).items():
-        if isinstance(part, dict) and part["class_path"].startswith("external_parts."):
+        if isinstance(part, dict) and str(part.get("class_path")).startswith("external_parts."):
             assert type(getattr(model, family)).__module__ == external_parts.__name__
             assert getattr(model, family).describe() == part
     return model
