@@ -6,6 +6,8 @@ is set the person running the tests wants them to run, so a skip then counts as 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -34,6 +36,12 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"{VARIABLE}={folder!r} is not a folder")
     return path
+
+
+def pytest_configure() -> None:
+    """Prepare lightning-bolts where it is: pytest-xdist imports the classes of the warnings of its processes."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pixelgan_lightning.bolts")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
