@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write one HTML page about a run, or several beside each other: results, pictures, codes, curves, configuration."""
+    """Write one HTML page about a run, or several beside each other: results, pictures, codes, curves."""
     folders = arguments.run_folders
     out = arguments.out
     if out is not None:

@@ -40,7 +40,7 @@ def comparison(runs: Sequence[Run]) -> str:
         )
         + "</header>",
         section("Numbers", _side_by_side(called, runs, numbers), "The best of each row is marked."),
-        section("Samples", _all_samples(called, runs), wide=True),
+        section("Samples", _all_samples(called, runs)),
         section(
             "Curves",
             f'<div class="curves">{_overlaid(called, runs)}</div>',
@@ -107,8 +107,8 @@ def _overlaid(called: Sequence[str], runs: Sequence[Run]) -> str:
     everything = list(dict.fromkeys(name for run in runs for name in run.series))
     for panel in panels(everything):
         for name in panel.names:
-            curves = {of: run.series[name] for of, run in zip(called, runs, strict=True) if name in run.series}
-            if curves:
+            curves = {of: run.series.get(name, {}) for of, run in zip(called, runs, strict=True)}
+            if any(curves.values()):
                 short = name.partition("/")[2] or name
                 title = quantity(short).words.partition(";")[0] if panel.unit.startswith("validation") else short
                 drawn.append(draw(replace(panel, title=title), curves))

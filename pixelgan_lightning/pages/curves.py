@@ -66,7 +66,7 @@ def draw(panel: Panel, curves: Mapping[str, Series]) -> str:
     """A panel with curves by name; empty where no curve has a finite value.
 
     A vertical axis without a start of its own shows what the curves do after the first tenth of the batches, where the
-    first values would otherwise flatten all others; the curve then enters from above.
+    first values would otherwise flatten all others; the curve then enters from above. An empty curve keeps its colour.
     """
     thinned = {name: thin(values) for name, values in curves.items()}
     thinned = {name: points for name, points in thinned.items() if points}
@@ -94,8 +94,8 @@ def draw(panel: Panel, curves: Mapping[str, Series]) -> str:
     bottom = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     drawn, keys, hover = [], [], []
-    for number, (name, points) in enumerate(thinned.items()):
-        shade = colour(number, max(len(thinned), 5))
+    for name, points in thinned.items():
+        shade = colour(list(curves).index(name), max(len(curves), 5))
         placed = [place(x, y) for x, y in points]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         drawn.append(f'<polyline class="curve" style="stroke:{shade}" points="{line}"/>')

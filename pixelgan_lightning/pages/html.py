@@ -50,13 +50,12 @@ def write_page(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def section(title: str, content: str, note: str = "", wide: bool = False) -> str:
+def section(title: str, content: str, note: str = "") -> str:
     """A heading, a line under it, and content that is HTML already; nothing where there is no content."""
     if not content:
         return ""
     quiet = f'<p class="note">{escape(note)}</p>' if note else ""
-    kind = ' class="wide"' if wide else ""
-    return f"<section{kind}>\n<h2>{escape(title)}</h2>{quiet}\n{content}\n</section>"
+    return f"<section>\n<h2>{escape(title)}</h2>{quiet}\n{content}\n</section>"
 
 
 def folded(title: str, content: str) -> str:

@@ -48,8 +48,7 @@ def report(run: Run) -> str:
         f'<p class="meta">{escape(run.summary)}</p>'
         + "".join(f'<p class="missing">{escape(words)}</p>' for words in run.missing)
         + f"</header>{_tiles(numbers)}",
-        _samples(run),
-        _pair(_confusion(run), _codes(run)),
+        _pair(_samples(run), _stack(_confusion(run), _codes(run))),
         section(
             "Curves",
             f'<div class="curves">{_curves(run)}</div>' if run.series else "",
@@ -79,7 +78,12 @@ def _samples(run: Run) -> str:
         "A row for each category or code; along the row the decoder draws again. In front: the class, and the category."
     )
     drawn = "" if path is None else f'<div class="samples">{picture(path, caption(path))}</div>'
-    return section("Samples", drawn, note if path and "samples" in path.name else "", wide=True)
+    return section("Samples", drawn, note if path and "samples" in path.name else "")
+
+
+def _stack(*sections: str) -> str:
+    found = "".join(sections)
+    return f'<div class="stack">{found}</div>' if found else ""
 
 
 def _pair(*sections: str) -> str:
