@@ -98,6 +98,7 @@ class ClusterAccuracy(EvaluationCallback):
                 f"ClusterAccuracy with prior={type(pl_module.prior).__name__} is not usable: allowed are priors with "
                 "categories, for example Categorical"
             )
+        self._num_classes: int | None = num_classes
         self._usage = CodeUsage(num_categories)
         self._clusters = self._by_views = None
         if num_classes is None:
@@ -123,7 +124,7 @@ class ClusterAccuracy(EvaluationCallback):
         mapping = self.mapping.best_example
         if self._categories_are_classes(trainer):
             mapping = torch.arange(len(mapping))
-        return CategoryClasses.from_mapping(mapping, class_names(data, trainer.lightning_module.num_classes))
+        return CategoryClasses.from_mapping(mapping, class_names(data, self._num_classes))
 
     def _categories_are_classes(self, trainer: pl.Trainer) -> bool:
         """Whether labels are trained on, and there is one category for each class."""

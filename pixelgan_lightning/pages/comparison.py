@@ -54,7 +54,7 @@ def comparison(runs: Sequence[Run]) -> str:
 
 def _verdict(called: Sequence[str], numbers: Sequence[dict[str, float]]) -> str:
     """Which run is best at what they all have."""
-    parts = []
+    parts: list[str] = []
     for group in (("accuracy",), ("cluster_accuracy",), ("bits_per_dim",)):
         name = group[0]
         if all(name in found for found in numbers) and not (name == "cluster_accuracy" and parts):

@@ -100,9 +100,10 @@ def draw(
     """
     step = max(1, math.ceil(len(placed.points) / MAX_POINTS))
     kept = range(0, len(placed.points), step)
-    everything = np.concatenate([placed.points, 1.12 * placed.centres]) if len(placed.points) else np.zeros((1, 2))
+    everything = np.concatenate([placed.points, placed.centres]) if len(placed.points) else np.zeros((1, 2))
     low, high = everything.min(0), everything.max(0)
-    scale = (SIDE - 24) / max(float((high - low).max()), 1e-9)
+    margin = 150 if len(placed.centres) else 24  # for the names of the categories
+    scale = (SIDE - margin) / max(float((high - low).max()), 1e-9)
     middle = (low + high) / 2
 
     def place(point: np.ndarray) -> tuple[float, float]:
@@ -113,8 +114,9 @@ def draw(
     shades = {name: colour(number, len(names)) for number, name in enumerate(names)} | {"": "var(--quiet)"}
     parts = []
     for centre, name in zip(placed.centres, centre_names, strict=False):
-        x, y = place(1.12 * centre)
-        parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{escape(name)}</text>')
+        x, y = place(1.2 * centre)
+        anchor = "middle" if abs(centre[0]) < 0.3 else "start" if centre[0] > 0 else "end"
+        parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
     radius = 3.4 if len(kept) <= 600 else 2.4
     for number, i in enumerate(kept):
         x, y = place(placed.points[i])
