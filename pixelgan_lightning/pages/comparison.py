@@ -98,7 +98,7 @@ def _all_samples(called: Sequence[str], runs: Sequence[Run]) -> str:
         path = run.picture("samples", "manifold")
         if path is not None:
             drawn.append(picture(path, f"{name}: {caption(path)}"))
-    return f'<div class="samples">{"".join(drawn)}</div>' if drawn else ""
+    return f'<div class="samples beside">{"".join(drawn)}</div>' if drawn else ""
 
 
 def _overlaid(called: Sequence[str], runs: Sequence[Run]) -> str:

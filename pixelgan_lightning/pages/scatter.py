@@ -13,6 +13,8 @@ from pixelgan_lightning.pages.html import colour, data
 
 MAX_POINTS = 2000
 SIDE = 560
+NAME = 18
+"""So many letters of a category's name fit beside the circle."""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -100,9 +102,10 @@ def draw(
     """
     step = max(1, math.ceil(len(placed.points) / MAX_POINTS))
     kept = range(0, len(placed.points), step)
-    everything = np.concatenate([placed.points, placed.centres]) if len(placed.points) else np.zeros((1, 2))
+    everything = np.concatenate([placed.points, 1.2 * placed.centres]) if len(placed.points) else np.zeros((1, 2))
     low, high = everything.min(0), everything.max(0)
-    margin = 150 if len(placed.centres) else 24  # for the names of the categories
+    centre_names = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in centre_names]
+    margin = 24 + 12 * max(map(len, centre_names), default=0)  # six units a letter, on both sides
     scale = (SIDE - margin) / max(float((high - low).max()), 1e-9)
     middle = (low + high) / 2
 
@@ -116,7 +119,8 @@ def draw(
     for centre, name in zip(placed.centres, centre_names, strict=False):
         x, y = place(1.2 * centre)
         anchor = "middle" if abs(centre[0]) < 0.3 else "start" if centre[0] > 0 else "end"
-        parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
+        y += 4 + (8 * float(np.sign(centre[1])) if anchor == "middle" else 0)  # clear of its neighbours' names
+        parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
     radius = 3.4 if len(kept) <= 600 else 2.4
     for number, i in enumerate(kept):
         x, y = place(placed.points[i])
