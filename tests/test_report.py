@@ -164,6 +164,20 @@ def test_codes_lie_at_the_mean_of_their_categories() -> None:
     assert np.allclose(points[:, 1], 0, atol=1e-9)
 
 
+def test_long_names_of_categories_stay_inside_the_picture() -> None:
+    q = np.eye(20)
+    names = [f"k={k} · a rather long <name>" for k in range(20)]
+    drawn = scatter.draw(scatter.layout(q, q), [""] * 20, [""] * 20, names)
+    found = re.findall(r'<text x="([\d.-]+)" y="([\d.-]+)" text-anchor="(\w+)">([^<]*)</text>', drawn)
+    assert len(found) == 20
+    for x, y, anchor, name in found:
+        width = 6 * len(name)
+        left = float(x) - {"start": 0, "middle": width / 2, "end": width}[anchor]
+        assert 0 <= left <= left + width <= scatter.SIDE
+        assert 11 <= float(y) <= scatter.SIDE
+        assert name.endswith("…")
+
+
 @pytest.mark.parametrize("part", ["results.json", "config.yaml", "images", "fit", "predictions"])
 def test_a_missing_part_is_named(part: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(run / "fit-1")
