@@ -36,8 +36,9 @@ import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short cla
 from pixelgan_lightning import commands, pretrained
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable, RunCheckpoint, StopOnSignal
+from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
-from pixelgan_lightning.component import Component
+from pixelgan_lightning.component import Component, construct
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
@@ -80,6 +81,7 @@ COMPONENTS = {
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torchmetrics")
 FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data decides
+READING = ("eval_batch_size", "native_levels", "value_range", "background", "fit")  # data arguments for --images
 AT_RUNTIME = ("seed",)  # model arguments that a checkpoint does not decide
 
 
@@ -194,6 +196,20 @@ class PixelGANCLI(LightningCLI):
             metavar="MODULE,...",
             help="Modules outside of this package whose classes a checkpoint may name; their code runs.",
         )
+        if self._first == "predict":
+            parser.add_argument(
+                "--images",
+                type=str | None,
+                default=None,
+                help="Pictures not seen in training: a folder, or .npz, .pt or .csv. Default: the run's data.",
+            )
+            parser.add_argument(
+                "--out",
+                type=str | None,
+                default=None,
+                help="One table of all images, .csv or .parquet, with their codes beside it. Default: a .csv for each "
+                "split in predictions/ of the run's folder.",
+            )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -227,6 +243,7 @@ class PixelGANCLI(LightningCLI):
         _require_yaml(args)
         allowed = _modules_of_the_user(args)
         self._stored: dict[str, Any] = {}
+        self._classes: CategoryClasses | None = None
         checkpoint = _option(args, "--ckpt_path")
         if checkpoint is None:
             self.config = parser.parse_args(args)
@@ -235,7 +252,7 @@ class PixelGANCLI(LightningCLI):
             return
         path = checkpoint_file(checkpoint, _option(args, "--run_dir"))
         read = read_checkpoint(path)
-        self._stored = read.description
+        self._stored, self._classes = read.description, read.classes
         run = _of_run(read.run_config, path, allowed, not _names_data(args))
         modules = {*allowed, *run.modules, *_require_trusted_model(read.description, path, allowed)}
         # Beyond what was looked at above, nothing that a file says is imported.
@@ -295,6 +312,8 @@ class PixelGANCLI(LightningCLI):
         config = self.config[self.subcommand]
         require_usable_precision(config.trainer.precision)
         _require_settings_of_phases(config)
+        if self.subcommand == "predict" and config.images is not None:
+            config.data = self._unseen(config)
         given = config.clone()
         for key in ("run_dir", "ckpt_path", "config", "allow"):
             given.pop(key, None)
@@ -309,6 +328,25 @@ class PixelGANCLI(LightningCLI):
         if config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(self.run_dir / CHECKPOINTS)
         place_loggers(config.trainer.logger, self.run_dir, str(self.subcommand), _tags(config))
+
+    def _unseen(self, config: Any) -> Any:
+        """The data of ``--images``: read as the run read its own, and made into what the checkpoint's model takes."""
+        if not self._stored:
+            raise ConfigurationError(f"images={config.images} without ckpt_path is not usable: name a checkpoint")
+        of_run = config.data.get("init_args") or {}
+        likelihood = construct(self._stored["likelihood"], Likelihood)
+        arguments = {
+            "path": config.images,
+            "image_shape": tuple(self._stored["image_shape"]),
+            "num_classes": self._stored["num_classes"],
+            "class_names": None if self._classes is None else self._classes.names,
+            "levels": likelihood.levels,
+            **{name: of_run[name] for name in READING if name in of_run},
+        }
+        return jsonargparse.Namespace(
+            class_path="pixelgan_lightning.datamodules.unseen.UnseenImages",
+            init_args=jsonargparse.Namespace(**arguments),
+        )
 
     def instantiate_classes(self) -> None:
         try:
@@ -345,7 +383,7 @@ class PixelGANCLI(LightningCLI):
         if self.subcommand == "fit":
             extra.append(self._save_config)
         if self.subcommand == "predict" and not any(isinstance(c, PredictionTable) for c in callbacks):
-            extra.append(PredictionTable())
+            extra.append(PredictionTable(self._get(self.config_init, "out"), self._classes))
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -375,8 +413,9 @@ class PixelGANCLI(LightningCLI):
             say(f"picture: {picture}")
 
     def after_predict(self) -> None:
-        for table in sorted((self.run_dir / "predictions").glob("*.csv")):
-            say(f"table: {table}")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            for table in callback.written if isinstance(callback, PredictionTable) else ():
+                say(f"table: {table}, codes: {table.with_suffix('.npz')}")
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
