@@ -61,8 +61,9 @@ def require_trusted(content: Any, bases: tuple[type, ...], allowed: Collection[s
     Raises:
         ConfigurationError: it does.
     """
-    modules = set()
+    modules: set[str] = set()
     for class_path in _class_paths(content):
+        cls: type
         for base in bases[:-1]:
             try:
                 cls = trusted_class(class_path, base, allowed, loaded)
