@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -40,7 +41,7 @@ def real_data() -> Path:
 
 def pytest_configure() -> None:
     """Prepare lightning-bolts where it is: pytest-xdist imports the classes of the warnings of its processes."""
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):  # it warns of itself
         importlib.import_module("pixelgan_lightning.bolts")
 
 

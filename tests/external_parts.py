@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelgan_lightning.augmentations import Augmentation
+from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.datamodules import ImageDataModule
 from pixelgan_lightning.datamodules.base import Source, Split
 from pixelgan_lightning.decoders import Decoder
@@ -17,6 +19,7 @@ from pixelgan_lightning.decoders.base import Offset
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.phases import Encoded, Phase, TrainStep
 from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.priors import Prior
 
@@ -159,3 +162,17 @@ class InkOfSamples(pl.Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         pl_module.log("test/ink", pl_module.sample(self.number).mean())
+
+
+class Confidence(Phase):
+    """The encoder minimises the entropy of ``q(y|x)``."""
+
+    reads = ("logits",)
+
+    def __init__(self, strength: float = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.strength = strength
+
+    def loss(self, model: Autoencoder, encoded: Mapping[str, Encoded], step: TrainStep) -> Tensor:
+        log_q = encoded["unlabelled"].logits.log_softmax(1)
+        return -self.strength * (log_q.exp() * log_q).sum(1).mean()

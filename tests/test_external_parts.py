@@ -70,6 +70,19 @@ def fit(config: dict[str, Any]) -> PixelGAN:
     return model
 
 
+PAPERS = all_phases(agreement=None, classification=None)
+
+
+@pytest.mark.parametrize("step", ["sequential", "fused"])
+def test_a_phase_from_outside_is_one_line(step: str) -> None:
+    """It moves the encoder by its own loss, which is logged like those of the package."""
+    confidence = {"class_path": "external_parts.Confidence", "init_args": {"lr": 0.001, "strength": 2.0}}
+    model = fit({"model": {"phases": {**PAPERS, "confidence": confidence}, "step": step}})
+    assert list(model.phases) == [*PAPERS, "confidence"]
+    assert model.phases["confidence"].strength == 2.0
+    assert "train/confidence" in Path("run/fit/metrics.csv").read_text()
+
+
 @pytest.mark.parametrize("family", PARTS)
 def test_a_part_from_outside_is_one_line(family: str) -> None:
     model = fit(PARTS[family])
