@@ -60,7 +60,7 @@ def test_every_family_is_here() -> None:
 
 def fit(config: dict[str, Any]) -> PixelGAN:
     """Train as a user would: the configuration is written to a file that names the parts."""
-    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    Path("mine.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     pixelgan("fit", "--config", SMALL, "--config", "mine.yaml", "--run_dir", "run")
     model = PixelGAN.load_from_checkpoint(CHECKPOINT, map_location="cpu", weights_only=True)
     for family, part in config.get("model", {}).items():
