@@ -95,9 +95,15 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "a seed that is no number": (["--seed_everything", "lucky"], ["seed_everything=lucky"]),
     "negative seed": (["--seed_everything", -1], ["-1"]),
     "checkpoints every -1 steps": (["--checkpoint.every_n_train_steps", -1], ["every_n_train_steps", "-1"]),
-    "a learning rate beyond 32 bits": (["--model.reconstruction.lr", 1e38], ["reconstruction.lr=1e+38", "<= 1e+30"]),
-    "a rate of the encoder beyond 32 bits": (["--model.encoder_lr", 1e38], ["encoder_lr=1e+38", "<= 1e+30"]),
-    "a weight decay beyond 32 bits": (["--model.generating.weight_decay", 1e300], ["weight_decay=1e+300", "<= 1e+30"]),
+    "a learning rate beyond 32 bits": (["--model.phases.reconstruction.lr", 1e38], ["lr=1e+38", "<= 1e+30"]),
+    "a rate of the encoder beyond 32 bits": (
+        ["--model.phases.reconstruction.encoder_lr", 1e38],
+        ["encoder_lr=1e+38", "<= 1e+30"],
+    ),
+    "a weight decay beyond 32 bits": (
+        ["--model.phases.generator.weight_decay", 1e300],
+        ["weight_decay=1e+300", "<= 1e+30"],
+    ),
     "checkpoints by time": (["--checkpoint.train_time_interval", "00:30:00"], ["train_time_interval"]),
     "checkpoints of -2 models": (["--checkpoint.save_top_k", -2], ["save_top_k", "-2"]),
     "mode of checkpoints": (["--checkpoint.monitor", "val/reconstruction", "--checkpoint.mode", "best"], ["best"]),
