@@ -15,6 +15,9 @@ from pixelgan_lightning.datamodules.loaders import EvalLoader
 from pixelgan_lightning.datamodules.pixels import quantise
 from pixelgan_lightning.errors import ConfigurationError
 
+READING = ("eval_batch_size", "native_levels", "value_range", "background", "fit")
+"""Arguments that a run's own data may have too: what it read is read in the same way here."""
+
 
 class UnseenImages(pl.LightningDataModule):
     """All images of a path for ``predict``, and nothing to train on.

@@ -39,6 +39,7 @@ from pixelgan_lightning.callbacks import PredictionTable, RunCheckpoint, StopOnS
 from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.component import Component, construct
+from pixelgan_lightning.datamodules.unseen import READING
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
@@ -81,7 +82,6 @@ COMPONENTS = {
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torchmetrics")
 FROM_DATA = ("image_shape", "num_classes")  # model arguments that the data decides
-READING = ("eval_batch_size", "native_levels", "value_range", "background", "fit")  # data arguments for --images
 AT_RUNTIME = ("seed",)  # model arguments that a checkpoint does not decide
 
 

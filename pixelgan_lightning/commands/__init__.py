@@ -10,10 +10,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short class names resolve in YAML)
-from pixelgan_lightning.commands import compare, complete, export, report, sample
+from pixelgan_lightning.commands import compare, complete, export, gallery, report, sample
 from pixelgan_lightning.errors import ConfigurationError
 
-COMMANDS = {"sample": sample, "complete": complete, "compare": compare, "export": export, "report": report}
+COMMANDS = {
+    "sample": sample,
+    "complete": complete,
+    "compare": compare,
+    "gallery": gallery,
+    "export": export,
+    "report": report,
+}
 
 
 class Parser(argparse.ArgumentParser):

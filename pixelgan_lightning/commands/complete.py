@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -15,19 +13,14 @@ from pixelgan_lightning.commands.arguments import (
     BATCH,
     add_draws,
     add_model,
-    allowed_modules,
     integer,
     model_of,
     part_seed,
 )
-from pixelgan_lightning.component import construct_nested
+from pixelgan_lightning.commands.run_data import data_of_run
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.image_files import ARRAYS, PICTURE, check_destination, read_images, write
 from pixelgan_lightning.messages import say
-from pixelgan_lightning.run_config import taken
-from pixelgan_lightning.run_folder import CONFIG, run_of
-from pixelgan_lightning.trust import trusted_class
-from pixelgan_lightning.weights import read_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,23 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _test_images(arguments: argparse.Namespace, number: int) -> Tensor:
-    """The first test images of the data that the configuration of the checkpoint's run names."""
-    if arguments.ckpt_path is None:
-        raise ConfigurationError("pretrained without images is not usable: allowed are image files, see --images")
-    config = run_of(arguments.ckpt_path) / CONFIG
-    text = read_checkpoint(arguments.ckpt_path).run_config or (config.read_text() if config.is_file() else None)
-    if text is None:
-        raise ConfigurationError(f"images are needed: beside the checkpoint there is no {config} that names its data")
-    content = taken(text, str(config), allowed_modules(arguments)).content
-    if "data" not in content:
-        raise ConfigurationError(f"images are needed: {config} names no data")
-    described = content["data"]
-    cls = trusted_class(described["class_path"], pl.LightningDataModule, allowed_modules(arguments), loaded=False)
-    seed = {"seed": content["seed_everything"]} if "seed_everything" in content else {}
-    try:
-        data: Any = cls(**{**construct_nested(described.get("init_args") or {}), **seed})
-    except TypeError as error:
-        raise ConfigurationError(f"{config} is not usable: {error}") from error
+    """The first test images of the data of the checkpoint's run."""
+    data = data_of_run(arguments)
     data.setup("test")
     images: list[Tensor] = []
     for batch in data.test_dataloader():

@@ -1,0 +1,48 @@
+"""The data of the run that a checkpoint comes from."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytorch_lightning as pl
+
+from pixelgan_lightning.commands.arguments import allowed_modules
+from pixelgan_lightning.component import construct_nested
+from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.run_config import taken
+from pixelgan_lightning.run_folder import CONFIG, run_of
+from pixelgan_lightning.trust import trusted_class
+from pixelgan_lightning.weights import read_checkpoint
+
+
+def data_of_run(arguments: argparse.Namespace) -> Any:
+    """The data module that the configuration of the checkpoint's run names, not set up.
+
+    Raises:
+        ConfigurationError: the model comes from no run, or the configuration names no data, or none that is trusted.
+    """
+    if arguments.ckpt_path is None:
+        raise ConfigurationError("pretrained without images is not usable: allowed are image files, see --images")
+    described, seed = described_data(arguments)
+    cls = trusted_class(described["class_path"], pl.LightningDataModule, allowed_modules(arguments), loaded=False)
+    try:
+        return cls(**{**construct_nested(described.get("init_args") or {}), **seed})
+    except TypeError as error:
+        raise ConfigurationError(f"the data of ckpt_path={arguments.ckpt_path} are not usable: {error}") from error
+
+
+def described_data(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, int]]:
+    """Class path and arguments of the data, and the seed of the run where it has one.
+
+    Raises:
+        ConfigurationError: see :func:`data_of_run`.
+    """
+    config = run_of(arguments.ckpt_path) / CONFIG
+    text = read_checkpoint(arguments.ckpt_path).run_config or (config.read_text() if config.is_file() else None)
+    if text is None:
+        raise ConfigurationError(f"images are needed: beside the checkpoint there is no {config} that names its data")
+    content = taken(text, str(config), allowed_modules(arguments)).content
+    if "data" not in content:
+        raise ConfigurationError(f"images are needed: {config} names no data")
+    return content["data"], {"seed": content["seed_everything"]} if "seed_everything" in content else {}
