@@ -25,7 +25,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 @pytest.fixture
 def looked() -> Looked:
     """Six images: two sure and one unsure of category 0, three of category 2, none of category 1."""
-    logits = torch.tensor([[5.0, 0, 0], [9.0, 0, 0], [0.2, 0, 0], [0, 0, 60.0], [0, 0, 50.0], [0, 0.0, 1.0]])
+    logits = torch.tensor([[5.0, 0, 0], [9.0, 0, 0], [0.2, 0, 0], [0, 0, 50.0], [0, 0, 60.0], [0, 0.0, 1.0]])
     names = ["a.png", "<b>.png", 'c"d.png', "e.png", "f.png", "g.png"]
     images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, -1, 1, 1, -1, 1])
@@ -35,7 +35,7 @@ def looked() -> Looked:
 
 def test_typical_and_unsure_images(looked: Looked) -> None:
     chosen = choose(looked.logits, each=2, first=3)
-    assert chosen.typical == [[1, 0], [], [3, 4]]  # float32 probabilities of 3 and 4 are both 1
+    assert chosen.typical == [[1, 0], [], [4, 3]]  # float32 probabilities of 3 and 4 are both 1
     assert chosen.unsure == [[2], [], [5]]
     assert chosen.first == [2, 5, 0]
     assert chosen.counts == [3, 0, 3]

@@ -73,7 +73,9 @@ def test_the_data_of_the_run_need_not_be_there(pictures: Path) -> None:
     content["pixelgan_lightning_config"] = data
     torch.save(content, CHECKPOINT)
     pixelgan("predict", "--ckpt_path", CHECKPOINT, "--images", pictures)
-    assert len(rows_of(Path("run/predictions/images.csv"))) == 3
+    rows = rows_of(Path("run/predictions/images.csv"))
+    assert len(rows) == 3
+    assert all(row["class"] for row in rows)  # the checkpoint says what the categories stand for
 
 
 def test_splits_of_the_run(pictures: Path) -> None:
