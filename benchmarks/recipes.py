@@ -106,7 +106,7 @@ class Run:
         self.code_entropy = torch.full((), math.log(recipe.categories), device=device)
         self.order = self._order().to(device)
         self.labelled = self._labelled().to(device) if recipe.labels else None
-        self.affine = RandomAffine().to(device)
+        self.affine = RandomAffine()
         decoder_group, encoder_group = list(self.decoder.parameters()), self.recognition
         self.optimizers = {
             "reconstruction": self._adam({"lr_decoder": decoder_group, "lr_encoder": encoder_group}, 0.9),

@@ -27,7 +27,7 @@ NUMBERS = (
     *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps"),
     *("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "deterministic", "benchmark"),
 )
-"""Arguments of the trainer that are taken; their values have to be numbers, true, false or null."""
+"""Arguments of the trainer that are taken if they are numbers, true, false or null; and ``max_time``, a text."""
 
 CHECKPOINT = ("monitor", "mode", "save_top_k", "every_n_train_steps")
 """Arguments of the checkpoint callback that are taken."""
@@ -81,6 +81,8 @@ def taken(text: str, where: str, allowed: Collection[str], with_data: bool = Tru
         part.content["data"] = whole["data"]
     trainer = _section(whole, "trainer")
     numbers = {name: value for name, value in trainer.items() if name in NUMBERS and _is_number(value)}
+    if isinstance(trainer.get("max_time"), str):
+        numbers["max_time"] = trainer["max_time"]
     callbacks = _callbacks(trainer.get("callbacks"), part, allowed)
     part.content["trainer"] = {**numbers, **({"callbacks": callbacks} if callbacks else {})}
     part.content["checkpoint"] = {

@@ -252,7 +252,7 @@ def test_trainers(path: Path, data: dict[str, dict[str, Any]], tmp_path: Path, m
     assert process.returncode == 0, process.stderr
     (run,) = Path("runs").iterdir()
     assert load_step(run) == 4
-    assert {entry.name for entry in run.iterdir()} == {"checkpoints", "config.yaml", "fit", "images"}
+    assert {entry.name for entry in run.iterdir()} == {".lock", "checkpoints", "config.yaml", "fit", "images"}
     assert process.stdout.count("run folder:") == 1
     noise = [line for line in process.stderr.splitlines() if "Jsonargparse" in line or "Tip:" in line]
     assert noise == []

@@ -38,7 +38,8 @@ FAMILIES: dict[str, tuple[ModuleType, type, set[type]]] = {
         {type(make()) for make in AUGMENTATIONS.values()},
     ),
     "likelihoods": (likelihoods, likelihoods.Likelihood, {type(likelihood) for likelihood in LIKELIHOODS.values()}),
-    "datamodules": (datamodules, datamodules.ImageDataModule, set(MAKERS)),
+    # Read by a package that is optional: tests/test_hugging_face.py.
+    "datamodules": (datamodules, datamodules.ImageDataModule, {*MAKERS, datamodules.HuggingFaceDataModule}),
 }
 
 

@@ -167,5 +167,7 @@ def test_torchrun_trains_what_other_processes_do(tmp_path: Path, monkeypatch: py
     assert {path.name for path in tmp_path.iterdir()} == {"forked", "torchrun", "rank0", "rank1"}
     one, other = (torch.load(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("forked", "torchrun"))
     assert one["global_step"] == other["global_step"] == 2
-    for key in ("state_dict", "optimizer_states"):
-        torch.testing.assert_close(other[key], one[key], rtol=0, atol=0)
+    torch.testing.assert_close(other["state_dict"], one["state_dict"], rtol=0, atol=0)
+    for mine, theirs in zip(one["optimizer_states"], other["optimizer_states"], strict=True):
+        torch.testing.assert_close(theirs["state"], mine["state"], rtol=0, atol=0)
+        assert theirs["param_groups"] == mine["param_groups"]

@@ -9,19 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
-from commandline import SMALL, pixelgan
+from commandline import SMALL, all_phases, pixelgan
 
 from pixelgan_lightning import random
 
 ALL = {
     "model": {
-        "agree": True,
-        "label_aware": True,
-        "neighbour_steps": 2,
+        "phases": all_phases(agreement={"neighbour_steps": 2}),
         "augmentation": {"class_path": "RandomAffine"},
         "posterior": {"class_path": "CategoricalPosterior"},
         "likelihood": {"class_path": "Bernoulli"},
-        "discriminator": {"class_path": "MLPDiscriminator", "init_args": {"code_noise": 0.1}},
+        "discriminator": {"class_path": "MLPDiscriminator", "init_args": {"code_noise": 0.1, "label_aware": True}},
     },
     "data": {
         "class_path": "DigitsDataModule",
@@ -70,7 +68,7 @@ def test_no_two_draws_of_a_run_have_the_same_key(step: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     recorder = Recorder(random.hashlib)
     monkeypatch.setattr(random, "hashlib", recorder)
-    Path("all.yaml").write_text(yaml.safe_dump(ALL))
+    Path("all.yaml").write_text(yaml.safe_dump(ALL, sort_keys=False))
     pixelgan("fit", "--config", SMALL, "--config", "all.yaml", "--model.step", step, "--run_dir", "run")
     # The same key at the same place is the same draw made again: a cached order, the samples of each validation.
     assert {key: places for key, places in recorder.places.items() if len(places) > 1} == {}

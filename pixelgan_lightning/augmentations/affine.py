@@ -31,7 +31,6 @@ class RandomAffine(Augmentation):
     """
 
     num_draws = 6
-    ranges: Tensor
 
     def __init__(
         self,
@@ -50,11 +49,12 @@ class RandomAffine(Augmentation):
         self.outside = outside
         radians = degrees * torch.pi / 180
         # affine_grid's coordinates run from -1 to 1: a side has length 2.
-        ranges = torch.tensor([radians, scale, scale, shear, 2 * translate, 2 * translate], dtype=torch.float32)
-        self.register_buffer("ranges", ranges, persistent=False)  # on the device: a constant made there is a wait
+        self.ranges = (radians, scale, scale, shear, 2 * translate, 2 * translate)
 
     def forward(self, x: Tensor, draws: Tensor) -> Tensor:
-        angle, log_sx, log_sy, shear, tx, ty = ((2 * draws - 1) * self.ranges.to(draws)).unbind(1)
+        # By numbers of Python: a tensor of them would have to be copied to the device, which waits.
+        columns = (2 * draws - 1).unbind(1)
+        angle, log_sx, log_sy, shear, tx, ty = (u * r for u, r in zip(columns, self.ranges, strict=True))
         cos, sin, sx, sy = angle.cos(), angle.sin(), log_sx.exp(), log_sy.exp()
         tall = x.shape[2] / x.shape[3]  # affine_grid's units are half a width and half a height, not a pixel
         # The inverse map, from places in the view to places in the image: rotation @ scale @ shear, then translation.
