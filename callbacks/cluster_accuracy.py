@@ -118,19 +118,20 @@ class ClusterAccuracy(EvaluationCallback):
 
     def classes(self, trainer: pl.Trainer) -> CategoryClasses | None:
         """The class of each category: itself where labels are trained on, else by best example; None if not known."""
-        if self.mapping is None:
-            return None
-        data = getattr(trainer, "datamodule", None)
-        mapping = self.mapping.best_example
         if self._categories_are_classes(trainer):
-            mapping = torch.arange(len(mapping))
-        return CategoryClasses.from_mapping(mapping, class_names(data, self._num_classes))
+            mapping = torch.arange(self._usage.num_categories)
+        elif self.mapping is not None:
+            mapping = self.mapping.best_example
+        else:
+            return None
+        return CategoryClasses.from_mapping(
+            mapping, class_names(getattr(trainer, "datamodule", None), self._num_classes)
+        )
 
     def _categories_are_classes(self, trainer: pl.Trainer) -> bool:
         """Whether labels are trained on, and there is one category for each class."""
-        assert self.mapping is not None
         with_labels = getattr(getattr(trainer, "datamodule", None), "num_labelled", None)
-        return bool(with_labels) and self.mapping.hungarian is not None
+        return bool(with_labels) and self._usage.num_categories == self._num_classes
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -495,6 +495,12 @@ class TestPredictionTable:
         rows = self.rows(tmp_path / "predictions" / "test.csv")
         assert [row["class"] for row in rows] == [{"0": "1", "1": "2", "2": "0"}[row["category"]] for row in rows]
 
+    def test_with_labels_in_training_a_category_is_its_class_before_any_validation(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, ClusterAccuracy(), PredictionTable())
+        trainer.predict(Model(Categories(3)), Data(num_labelled=3), return_predictions=False)
+        rows = self.rows(tmp_path / "predictions" / "test.csv")
+        assert [row["class"] for row in rows] == [row["category"] for row in rows]
+
     def test_one_table_of_all_splits(self, tmp_path: Path) -> None:
         table = PredictionTable(out=str(tmp_path / "all.csv"))
         make_trainer(tmp_path, table).predict(Model(Plane()), NamedData(), return_predictions=False)

@@ -547,7 +547,7 @@ def test_unusable_arguments(arguments: list[str], expected: list[str], capsys: p
 
 
 def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = "fit, validate, test, predict, sample, complete, compare, export, report"
+    commands = "fit, validate, test, predict, sample, complete, compare, gallery, export, report"
     assert refused(capsys, "train") == f"command=train is not usable: allowed are {commands}"
 
 
