@@ -172,7 +172,8 @@ class ClusterAccuracy(EvaluationCallback):
             pl_module.log("test/cluster_error_percent", 100.0 * (1.0 - accuracy), sync_dist=True)
             pl_module.log("test/mapping_labels", float(self._mapping_labels), sync_dist=True)
         if is_due(trainer, self.every_n_epochs) and trainer.is_global_zero:
-            figure = figures.confusion_matrix(confusion(counts, self.mapping.best_example))
+            names = class_names(getattr(trainer, "datamodule", None), self._num_classes)
+            figure = figures.confusion_matrix(confusion(counts, self.mapping.best_example), names=names)
             name = "confusion" if split == "val" else "test_confusion"
             log_figures(trainer, {name: figure}, pl_module.global_step)
 

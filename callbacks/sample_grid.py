@@ -13,8 +13,9 @@ from torch import Tensor
 from pixelgan_lightning import figures
 from pixelgan_lightning.averaging import averaged_weights
 from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
-from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
+from pixelgan_lightning.callbacks.cluster_accuracy import current_classes
 from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.code_rows import code_rows, number_of_rows
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.random import keyed_generator
@@ -130,7 +131,7 @@ class SampleGrid(pl.Callback):
         codes = codes[: self.max_rows]
         labels = None
         if numbers is not None:
-            labels = _row_labels(numbers, current_mapping(trainer)) if categories else [str(i) for i in numbers]
+            labels = _row_labels(numbers, current_classes(trainer)) if categories else [str(i) for i in numbers]
         images = self._decode(pl_module, codes.flatten(0, 1))
         return figures.image_rows(images.unflatten(0, codes.shape[:2]), labels)
 
@@ -146,8 +147,6 @@ def _first_images(trainer: pl.Trainer, number: int) -> Tensor | None:
     return None if batch is None else batch["image"][:number]
 
 
-def _row_labels(categories: Sequence[int], mapping: Any) -> list[str]:
-    if mapping is None:
-        return [f"k={k}" for k in categories]
-    labels = [int(mapping.best_example[k]) for k in categories]  # -1 where not a single image has a label
-    return [f"k={k}" if label < 0 else f"{label}  (k={k})" for k, label in zip(categories, labels, strict=True)]
+def _row_labels(categories: Sequence[int], classes: CategoryClasses | None) -> list[str]:
+    names = ["" if classes is None else classes.name_of_category(k) for k in categories]
+    return [f"{name}  (k={k})" if name else f"k={k}" for k, name in zip(categories, names, strict=True)]

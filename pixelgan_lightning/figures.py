@@ -1,5 +1,7 @@
 """Figures of images and matrices, drawn without pyplot and therefore without global state.
 
+Texts are shown as they are: names of classes and runs may have a ``$``, which would begin a formula.
+
 Images are drawn pixel by pixel: each is enlarged by a whole factor with nearest-neighbour interpolation, and a figure
 has exactly as many pixels as the enlarged grid and its margins need.
 """
@@ -99,12 +101,20 @@ def global_local(panels: Sequence[Tensor], titles: Sequence[str]) -> Figure:
     for number, (mosaic, title) in enumerate(zip(mosaics, titles, strict=True)):
         figure.figimage(mosaic, xo=number * step, yo=0, origin="upper")
         y = (height + _TEXT_HEIGHT / 2) / total_height
-        figure.text((number * step + 2) / total_width, y, title, ha="left", va="center", fontsize=_FONT_SIZE)
+        figure.text(
+            (number * step + 2) / total_width, y, title, ha="left", va="center", fontsize=_FONT_SIZE, parse_math=False
+        )
     return figure
 
 
-def confusion_matrix(matrix: Tensor, title: str | None = None) -> Figure:
-    """Counts by true (row) and predicted (column) label ``[C, C]``, coloured by their share of the row."""
+def confusion_matrix(matrix: Tensor, title: str | None = None, names: Sequence[str] | None = None) -> Figure:
+    """Counts by true (row) and predicted (column) label ``[C, C]``, coloured by their share of the row.
+
+    Args:
+        matrix: the counts.
+        title: a line above them.
+        names: of the C classes; None for their numbers.
+    """
     counts = matrix.cpu().numpy()
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -113,8 +123,10 @@ def confusion_matrix(matrix: Tensor, title: str | None = None) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
-    axes.set_xticks(range(classes))
-    axes.set_yticks(range(classes))
+    names = list(names) if names else [str(number) for number in range(classes)]
+    upright = max(map(len, names)) <= 2
+    axes.set_xticks(range(classes), names, rotation=0 if upright else 90, parse_math=False)
+    axes.set_yticks(range(classes), names, parse_math=False)
     axes.tick_params(length=0, labelsize=_FONT_SIZE)
     axes.set_xlabel("predicted", fontsize=_FONT_SIZE)
     axes.set_ylabel("true", fontsize=_FONT_SIZE)
@@ -123,7 +135,7 @@ def confusion_matrix(matrix: Tensor, title: str | None = None) -> Figure:
         number = str(counts[row, column])
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=_FONT_SIZE - 1.5)
     if title is not None:
-        axes.set_title(title, fontsize=_FONT_SIZE)
+        axes.set_title(title, fontsize=_FONT_SIZE, parse_math=False)
     return figure
 
 
@@ -156,7 +168,7 @@ def code_scatter(codes: Tensor, labels: Tensor, prior: Tensor | None = None, tit
     if len(known) <= 20:
         axes.legend(fontsize=_FONT_SIZE - 1, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     if title is not None:
-        axes.set_title(title, fontsize=_FONT_SIZE)
+        axes.set_title(title, fontsize=_FONT_SIZE, parse_math=False)
     return figure
 
 
@@ -194,8 +206,12 @@ def _draw(canvas: np.ndarray, rows: int, row_labels: Sequence[str] | None, title
     figure.figimage(canvas, xo=left, yo=0, origin="upper")
     for row, label in enumerate(row_labels or ()):
         y = (height - (row + 0.5) * height / rows) / total_height
-        figure.text((left - 6) / total_width, y, label, ha="right", va="center", fontsize=_FONT_SIZE)
+        _text(figure, (left - 6) / total_width, y, label, "right")
     if title:
         y = (height + _TEXT_HEIGHT / 2) / total_height
-        figure.text((left + 2) / total_width, y, title, ha="left", va="center", fontsize=_FONT_SIZE)
+        _text(figure, (left + 2) / total_width, y, title, "left")
     return figure
+
+
+def _text(figure: Figure, x: float, y: float, text: str, side: str) -> None:
+    figure.text(x, y, text, ha=side, va="center", fontsize=_FONT_SIZE, parse_math=False)

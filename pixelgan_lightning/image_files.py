@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.whole_file import whole_file
 
 PICTURE, ARRAYS = ".png", ".npz"
 
@@ -34,9 +35,12 @@ def check_destination(path: Path, *suffixes: str) -> Path:
 
 
 def write(path: Path, figure: Figure | None = None, **arrays: Any) -> None:
-    """Write ``figure`` (.png) or ``arrays`` (.npz); the file has its name only once it is complete."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
+    """Write ``figure`` (.png) or ``arrays`` (.npz); the file has its name only once it is complete.
+
+    Raises:
+        RunError: the file cannot be written: the disk is full, for one.
+    """
+    with whole_file(path) as unfinished:
         if path.suffix == PICTURE:
             assert figure is not None
             figure.savefig(unfinished, format="png", dpi=figure.dpi)
@@ -44,9 +48,6 @@ def write(path: Path, figure: Figure | None = None, **arrays: Any) -> None:
             with unfinished.open("wb") as file:
                 content: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
                 np.savez_compressed(file, **content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_codes(path: Path, code_dim: int) -> Tensor:

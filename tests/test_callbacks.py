@@ -224,9 +224,9 @@ class TestLogFigures:
             raise OSError("disk full")
 
         monkeypatch.setattr(Figure, "savefig", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(RunError, match=r"a-step0000000\.png cannot be written: disk full$"):
             log_figures(make_trainer(tmp_path), {"a": Figure((1, 1))}, 0)
-        assert not list(tmp_path.glob("images/*.png"))
+        assert not list(tmp_path.glob("images/*"))
 
 
 class TestSampleGrid:
@@ -562,6 +562,22 @@ class TestFigures:
     def pixels(self, figure: Figure, folder: Path) -> np.ndarray:
         figure.savefig(folder / "figure.png", dpi=figure.dpi)
         return matplotlib.image.imread(folder / "figure.png")[:, :, :3]
+
+    @pytest.mark.parametrize("name", ["$x", "$", "a_{$}", r"\\frac$$", "<b>"])
+    def test_names_are_shown_as_they_are(self, tmp_path: Path, name: str) -> None:
+        """Half a formula is refused by the parser of formulas, a whole one would be set as one."""
+        images = torch.zeros(1, 1, 1, 4, 4)
+        drawn = [
+            figures.image_rows(images, [name], title=name),
+            figures.global_local([images[0]], [name]),
+            figures.confusion_matrix(torch.eye(2).long(), name, [name, "b"]),
+            figures.code_scatter(torch.zeros(2, 2), torch.tensor([0, 1]), title=name),
+        ]
+        for figure in drawn:
+            self.pixels(figure, tmp_path)
+            texts = figure.findobj(lambda artist: getattr(artist, "get_text", lambda: "")() == name)
+            assert texts
+            assert not any(text.get_parse_math() for text in texts)
 
     def test_images_are_drawn_pixel_by_pixel(self, tmp_path: Path) -> None:
         images = torch.randint(0, 256, (3, 2, 3, 8, 8), generator=torch.Generator().manual_seed(0)) / 255

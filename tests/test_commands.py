@@ -243,7 +243,7 @@ def test_a_failed_write_leaves_the_old_file(
     with pytest.raises(SystemExit) as exit_:
         pixelgan("sample", *model_with(), "--out", "out.npz", "--num", 1)
     assert exit_.value.code == 1
-    assert capsys.readouterr().err == "error: no space\n"
+    assert capsys.readouterr().err == "error: out.npz cannot be written: no space\n"
     assert Path("out.npz").read_text() == "old"
     assert not list(Path().glob(".*.tmp"))
 
