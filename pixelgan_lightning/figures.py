@@ -101,9 +101,7 @@ def global_local(panels: Sequence[Tensor], titles: Sequence[str]) -> Figure:
     for number, (mosaic, title) in enumerate(zip(mosaics, titles, strict=True)):
         figure.figimage(mosaic, xo=number * step, yo=0, origin="upper")
         y = (height + _TEXT_HEIGHT / 2) / total_height
-        figure.text(
-            (number * step + 2) / total_width, y, title, ha="left", va="center", fontsize=_FONT_SIZE, parse_math=False
-        )
+        _text(figure, (number * step + 2) / total_width, y, title, "left")
     return figure
 
 
