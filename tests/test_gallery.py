@@ -43,7 +43,7 @@ def test_typical_and_unsure_images(looked: Looked) -> None:
 
 def test_a_page_of_named_categories(looked: Looked) -> None:
     page = gallery(looked, "run <x>", each=2, first=3)
-    assert "<h1>6 images in 2 of 3 categories; of 2 the model is less than 60 % sure.</h1>" in page
+    assert "<h1>6 images in 2 of 3 categories; of 2 the model is less than 60\N{NO-BREAK SPACE}% sure.</h1>" in page
     assert "Without an image: k=1." in page
     for raw in ("<b>.png", "<i>horse", "run <x>", 'c"d', "cat & dog"):
         assert raw not in page.replace("<b>&lt;b&gt;.png</b>", "")

@@ -163,7 +163,7 @@ def _between(looked: Looked, row: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _label(looked: Looked, row: int, before: str = "") -> str:
