@@ -197,7 +197,7 @@ def require_average(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     if "averaging_state" in checkpoint:
         raise ConfigurationError(
             "ckpt_path is not usable with fit: its average was made by Lightning's WeightAveraging; allowed are test, "
-            "sample and export, and for a new run from its weights model.init_from"
+            "sample and export, and for a new run from its weights --init_from"
         )
     if TRAINED in checkpoint and not averages(trainer):
         raise ConfigurationError(

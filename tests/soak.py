@@ -215,7 +215,7 @@ def checkpoint_mutants(rng: random.Random, proof: str) -> Iterator[tuple[str, li
                 ["sample", "--ckpt_path", path, "--out", "out.png", "--num", 2],
                 ["export", "--ckpt_path", path, "--out", "out"],
                 ["fit", "--ckpt_path", path, "--run_dir", "out", "--trainer.max_epochs", 2],
-                ["fit", "--config", SMALL, "--model.init_from", path, "--run_dir", "out"],
+                ["fit", "--config", SMALL, "--init_from", path, "--run_dir", "out"],
             ]
         )
         yield "checkpoints", command
@@ -237,7 +237,7 @@ def export_mutants(rng: random.Random, proof: str) -> Iterator[tuple[str, list[o
             rng.choice(
                 [
                     ["sample", "--pretrained", "mutant", "--out", "out.png", "--num", 2],
-                    ["fit", "--config", SMALL, "--model.init_from", "mutant", "--run_dir", "out"],
+                    ["fit", "--config", SMALL, "--init_from", "mutant", "--run_dir", "out"],
                 ]
             ),
         )
