@@ -127,6 +127,7 @@ class PixelGANCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self._first = args[0] if args else ""
+        self._parsers: list[LightningArgumentParser] = []  # of the commands; one where the command is known
         super().__init__(
             PixelGAN,
             pl.LightningDataModule,
@@ -147,12 +148,6 @@ class PixelGANCLI(LightningCLI):
         """The one that is asked for, or all: to build the parsers of all takes longer than to read the arguments."""
         known = LightningCLI.subcommands()
         return {self._first: known[self._first]} if self._first in known else known
-
-    def _set_seed(self) -> None:
-        seed = self._get(self.config, "seed_everything")
-        if not 0 <= seed < 2**32:
-            raise ConfigurationError(f"seed_everything={seed} is not usable: allowed are 0 to {2**32 - 1}")
-        super()._set_seed()
 
     # ------------------------------------------------------------------------------------------------ the arguments
 
@@ -228,15 +223,20 @@ class PixelGANCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "predict":
-            parser.set_defaults({"return_predictions": False})  # a table on disk, not tensors in memory
-        if subcommand == "test":
-            parser.set_defaults({"verbose": False})  # the table of results is printed below
-        return parser
+        self._parsers.append(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Arguments as they are typed, and what a checkpoint among them brings along."""
+        if self._first == "predict":
+            self._parsers[-1].set_defaults({"return_predictions": False})  # a table on disk, not tensors in memory
+        if self._first == "test":
+            self._parsers[-1].set_defaults({"verbose": False})  # the table of results is printed below
+        self._parse(parser, args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise ConfigurationError(f"seed_everything={seed} is not usable: allowed are 0 to {2**32 - 1}")
+
+    def _parse(self, parser: LightningArgumentParser, args: Any) -> None:
         """The model is that of the checkpoint: ``fit`` refuses what is said otherwise, other commands name it."""
         _require_class_first(args)
         args = _with_packaged_configs(args)
@@ -260,7 +260,7 @@ class PixelGANCLI(LightningCLI):
             import_path_denylist=["*"], import_path_allowlist=["pixelgan_lightning", *LIGHTNING, *sorted(modules)]
         )
         try:
-            for subparser in self._subcommand_parsers.values():
+            for subparser in self._parsers:
                 subparser.set_defaults(_defaults(self._stored))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"ckpt_path={path} is not usable: it describes no model ({error})") from error
@@ -317,7 +317,7 @@ class PixelGANCLI(LightningCLI):
         given = config.clone()
         for key in ("run_dir", "ckpt_path", "config", "allow"):
             given.pop(key, None)
-        self._save_config = SaveRunConfig(self._parser(self.subcommand), given)
+        self._save_config = SaveRunConfig(self._parsers[-1], given)
         if config.trainer.fast_dev_run:
             self._scratch = TemporaryDirectory(prefix="pixelgan-")  # vanishes with this object
             self.run_dir = Path(self._scratch.name)
@@ -370,12 +370,13 @@ class PixelGANCLI(LightningCLI):
             say(f"{self.subcommand} without --ckpt_path: the model has its initial weights")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        given = self.config_init[self.subcommand]
+        config = {**given.trainer, **kwargs}
         callbacks = config.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         extra: list[Callback] = []
         if config.get("enable_checkpointing") is not False:
-            extra.append(self._get(self.config_init, "checkpoint"))
+            extra.append(given.checkpoint)
             if self.subcommand == "fit" and not any(isinstance(c, StopOnSignal) for c in callbacks):
                 extra.append(StopOnSignal())
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
@@ -383,12 +384,12 @@ class PixelGANCLI(LightningCLI):
         if self.subcommand == "fit":
             extra.append(self._save_config)
         if self.subcommand == "predict" and not any(isinstance(c, PredictionTable) for c in callbacks):
-            extra.append(PredictionTable(self._get(self.config_init, "out"), self._classes))
+            extra.append(PredictionTable(given.out, self._classes))
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             config["plugins"] = [*plugins, AtomicCheckpointIO()]
-        return self._instantiate_trainer(config, extra)
+        return pl.Trainer(**{**config, "callbacks": [*callbacks, *extra]})
 
     # ------------------------------------------------------------------------------------------------- what is printed
 

@@ -37,7 +37,8 @@ class Resumable(pl.LightningModule):
     @property
     def global_step(self) -> int:
         """Batches trained on; outside ``fit`` those behind the weights, which Lightning does not know."""
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             return int(super().global_step)
         return self._trained_steps or int(super().global_step)
 
@@ -49,7 +50,7 @@ class Resumable(pl.LightningModule):
             checkpoint.get("hyper_parameters", {}).pop(derived, None)
         about: dict[str, Any] = {"version": __version__, "split_hash": None}
         self.require_finite()
-        trainer = self._trainer
+        trainer = attached_trainer(self)
         if trainer is not None:
             about["split_hash"] = getattr(getattr(trainer, "datamodule", None), "split_hash", None)
             about["images_per_step"] = images_per_step(trainer)
@@ -62,9 +63,11 @@ class Resumable(pl.LightningModule):
         require_same_model(self.state_dict(), checkpoint["state_dict"], mine, described)
         self._trained_steps = int(checkpoint.get("global_step", 0))
         self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
-        if self._trainer is not None:
-            require_average(self._trainer, checkpoint)
-            require_same_stream(self._trainer, self._resumed)
+        trainer = attached_trainer(self)
+        if trainer is not None:
+            require_phases(trainer, described)
+            require_average(trainer, checkpoint)
+            require_same_stream(trainer, self._resumed)
 
     def on_train_start(self) -> None:
         begin_next_epoch(self.trainer)
@@ -75,6 +78,27 @@ class Resumable(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         self.require_finite()
+
+
+def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
+    """The trainer of a module that has one."""
+    try:
+        return module.trainer
+    except RuntimeError:  # Lightning's way to say that there is none
+        return None
+
+
+def require_phases(trainer: pl.Trainer, stored: Mapping[str, Any]) -> None:
+    """Refuse to continue a fit from before phases were parts: its optimizers were others.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if trainer.state.fn == TrainerFn.FITTING and "phases" not in stored:
+        raise ConfigurationError(
+            "ckpt_path is not usable with fit: the run is from before phases were parts; allowed are test, sample and "
+            "export, and for a new run from its weights --init_from"
+        )
 
 
 def images_per_step(trainer: pl.Trainer) -> dict[str, int]:
@@ -172,4 +196,13 @@ def begin_next_epoch(trainer: pl.Trainer) -> None:
     loop.update_restart_stage()
 
 
-__all__ = ["DERIVED", "Resumable", "begin_next_epoch", "images_per_step", "require_same_model", "require_same_stream"]
+__all__ = [
+    "DERIVED",
+    "Resumable",
+    "attached_trainer",
+    "begin_next_epoch",
+    "images_per_step",
+    "require_phases",
+    "require_same_model",
+    "require_same_stream",
+]

@@ -3,55 +3,70 @@
 from __future__ import annotations
 
 import ast
-import re
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"pixelgan_lightning": "", "callbacks": "pixelgan_lightning.", "datamodules": "pixelgan_lightning."}
-PRIVATE = re.compile(
-    r"\b(?:trainer|loop|callback|strategy|optimizer|logger|parser|jsonargparse|wandb|pl)\w*(?:\.\w+)*\._[a-z]\w*"
-)
-MOST = 8
+THEIRS = (LightningCLI, LightningArgumentParser, SaveConfigCallback, pl.LightningModule, pl.LightningDataModule)
+"""Classes of Lightning that ours extend: a private name of theirs is borrowed also where one of ours overrides it."""
+BORROWED = {
+    "pixelgan_lightning/bolts.py: _get_closed_form_lr": "the rate of a schedule of pl_bolts at a step; its public "
+    "way steps through all before",
+    "pixelgan_lightning/cli.py: _parse_ckpt_path": "Lightning would let the arguments in a checkpoint win over those "
+    "of the command line; there is no option to turn that off; tests/test_cli.py",
+    "pixelgan_lightning/cli.py: _typehints": "two functions choose which class a short name means and whether it keeps "
+    "the arguments of the one that it replaces; jsonargparse has no setting for either; test_bolts.py, test_cli.py",
+    "pixelgan_lightning/decoders/cpu_layer.py: _C": "with the next: whether a transform of functions is at work, which "
+    "has to see PyTorch's own operations; tests/test_decoders.py",
+    "pixelgan_lightning/decoders/cpu_layer.py: _are_functorch_transforms_active": "see above",
+}
+"""Private names of other packages that are used, why, and which tests fail when they change; at most 8."""
 
 
-def modules() -> dict[str, Path]:
+def modules(root: Path, folders: Mapping[str, str] = FOLDERS) -> dict[str, Path]:
     """All modules of the package, by the name that they are imported by."""
     found = {}
-    for folder, prefix in FOLDERS.items():
-        for path in (ROOT / folder).rglob("*.py"):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for folder, prefix in folders.items():
+        for path in (root / folder).rglob("*.py"):
+            name = ".".join(path.relative_to(root).with_suffix("").parts)
             found[prefix + name.removesuffix(".__init__")] = path
     return found
 
 
-def imports(known: dict[str, Path]) -> dict[str, set[str]]:
+def imports(known: Mapping[str, Path]) -> dict[str, set[str]]:
     """Which modules each imports, also inside functions and for types only.
 
-    A package does not count as an importer of what it gathers from its own modules.
+    A name that a package gathers counts as an import of the module that it comes from, so a package and its modules
+    make no circle by themselves.
     """
+    trees = {name: ast.parse(path.read_text()) for name, path in known.items()}
+    origin: dict[str, str] = {}  # of names that a package gathers from its modules
+    for name, path in known.items():
+        for node in ast.walk(trees[name]) if path.name == "__init__.py" else ():
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{name}."):
+                origin |= {f"{name}.{alias.name}": str(node.module) for alias in node.names}
     graph: dict[str, set[str]] = {}
     for name, path in known.items():
         wanted: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(trees[name]):
             if isinstance(node, ast.Import):
                 wanted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                submodules = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
-                wanted |= submodules or {node.module}
-        gathered = path.name == "__init__.py"
-        graph[name] = {
-            other
-            for other in wanted & known.keys()
-            if other != name and not name.startswith(f"{other}.") and not (gathered and other.startswith(f"{name}."))
-        }
+                for full in (f"{node.module}.{alias.name}" for alias in node.names):
+                    wanted.add(full if full in known else origin.get(full, node.module))
+        gathers = path.name == "__init__.py" and name != "pixelgan_lightning"
+        graph[name] = {o for o in wanted & known.keys() if o != name and not (gathers and o.startswith(f"{name}."))}
     return graph
 
 
 def test_imports_make_no_circle() -> None:
-    graph = imports(modules())
+    graph = imports(modules(ROOT))
     assert sum(map(len, graph.values())) > 200  # it has seen the imports
     try:
         TopologicalSorter(graph).prepare()
@@ -59,17 +74,47 @@ def test_imports_make_no_circle() -> None:
         pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
 
 
-def test_a_circle_is_found() -> None:
+@pytest.mark.parametrize(
+    "back",
+    ["from own.one import a", "def f():\n    from own.one import a", "from own import a", "import own.one"],
+    ids=["at the top", "in a function", "through the package", "whole"],
+)
+def test_a_circle_is_found(back: str, tmp_path: Path) -> None:
+    package = tmp_path / "own"
+    package.mkdir()
+    (package / "__init__.py").write_text("from own.one import a\n")
+    (package / "one.py").write_text("from own.two import b\na = b\n")
+    (package / "two.py").write_text("b = 1\n")
+    TopologicalSorter(imports(modules(tmp_path, {"own": ""}))).prepare()
+    (package / "two.py").write_text(f"{back}\nb = 1\n")
     with pytest.raises(CycleError):
-        TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
+        TopologicalSorter(imports(modules(tmp_path, {"own": ""}))).prepare()
 
 
-def test_few_private_names_of_other_packages_are_used() -> None:
-    used = [
-        f"{path.relative_to(ROOT)}: {found.group()}"
-        for path in modules().values()
-        for line in path.read_text().splitlines()
-        if not line.strip().startswith("#")
-        for found in PRIVATE.finditer(line)
-    ]
-    assert len(used) <= MOST, "\n".join(used)
+def private_names(known: Mapping[str, Path]) -> set[str]:
+    """Private names that the modules use and do not define, and those of Lightning that they override."""
+    trees = {path: ast.parse(path.read_text()) for path in known.values()}
+    own: set[str] = set()
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+    theirs = {name for cls in THEIRS for name in dir(cls)}
+    found = set()
+    for path, tree in trees.items():
+        names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+        classes = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+        overridden = {m.name for c in classes for m in c.body if isinstance(m, ast.FunctionDef)} & theirs
+        private = {n for n in names - own | overridden | names & theirs if n.startswith("_") and not n.endswith("__")}
+        found |= {f"{path.relative_to(ROOT)}: {name}" for name in private}
+    return found
+
+
+def test_private_names_of_other_packages_are_few_and_known() -> None:
+    assert private_names(modules(ROOT)) == BORROWED.keys()
+    assert len(BORROWED) <= 8

@@ -257,3 +257,22 @@ def test_averaged_weights_are_the_ones_that_are_exported() -> None:
             assert torch.equal(tensor, content["state_dict"][name])
             differs += not torch.equal(tensor, content["current_model_state"][name])
     assert differs
+
+
+def test_a_run_from_before_phases_were_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its checkpoint is tested and drawn from, and starts new runs; its optimizers were others: it is not continued."""
+    pixelgan("fit", "--config", SMALL, "--run_dir", "run")
+    last = Path("run/checkpoints/last.ckpt")
+    content = torch.load(last, weights_only=True)
+    del content["hyper_parameters"]["phases"]
+    former = ("reconstruction", "discriminating", "generating", "agreement", "classification")
+    content["hyper_parameters"] |= {**{name: {"lr": 1e-3} for name in former}, "agree": False, "encoder_lr": 2e-4}
+    torch.save(content, last)
+    said = refused(capsys, "fit", "--run_dir", "run", "--ckpt_path", "last", "--trainer.max_epochs", 9)
+    assert "before phases were parts" in said
+    pixelgan("test", "--ckpt_path", last)
+    pixelgan("sample", "--ckpt_path", last, "--out", "grid.npz", "--num", 1)
+    pixelgan("fit", "--config", SMALL, "--init_from", last, "--run_dir", "second")
+    phases = PixelGAN.load_from_checkpoint(last).phases
+    assert list(phases) == ["reconstruction", "discriminator", "generator", "classification"]
+    assert phases["reconstruction"].encoder_lr == 2e-4
