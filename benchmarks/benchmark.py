@@ -27,7 +27,7 @@ from pixelgan_lightning import PixelGAN
 from pixelgan_lightning.decoders import GatedPixelCNN, draw_uniforms
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.likelihoods import Bernoulli
-from pixelgan_lightning.memory import reuse_memory
+from pixelgan_lightning.training.memory import reuse_memory
 
 HERE = Path(__file__).parent
 Results = dict[str, Any]

@@ -8,13 +8,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from pixelgan_lightning import figures
 from pixelgan_lightning.callbacks.arguments import exact_device, is_due, require_at_least
 from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.callbacks.figure_logging import log_figures
-from pixelgan_lightning.category_classes import CategoryClasses, class_names
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.metrics import (
+from pixelgan_lightning.evaluation import figures
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses, class_names
+from pixelgan_lightning.evaluation.metrics import (
     ClusterAssignment,
     ClusterMapping,
     CodeUsage,

@@ -29,7 +29,7 @@ class EvaluationCallback(pl.Callback, ABC):
     | | `on_test_end` | `on_validation_end` |
 
     What one callback needs of another must be made in an earlier row: then the order of the list does not matter.
-    The model has averaged weights (:class:`~pixelgan_lightning.averaging.ExponentialMovingAverage`) from
+    The model has averaged weights (:class:`~pixelgan_lightning.training.averaging.ExponentialMovingAverage`) from
     ``on_validation_start`` until ``on_validation_end``.
 
     Args:

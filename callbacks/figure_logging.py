@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
-from pixelgan_lightning.image_files import write
+from pixelgan_lightning.files.image_files import write
 
 
 def log_figures(trainer: pl.Trainer, figures: Mapping[str, Figure], step: int) -> list[Path]:

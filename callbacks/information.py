@@ -25,13 +25,13 @@ from pixelgan_lightning.callbacks.arguments import (
 )
 from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.information import (
+from pixelgan_lightning.evaluation.information import (
     aggregate_rows,
     categorical_information,
     density_information_of_rows,
     gaussian_log_densities,
 )
-from pixelgan_lightning.metrics import MeanEstimate, MeanWithError
+from pixelgan_lightning.evaluation.metrics import MeanEstimate, MeanWithError
 from pixelgan_lightning.posteriors import DeterministicPosterior, GaussianPosterior, Posterior, ProductPosterior
 from pixelgan_lightning.priors import Prior, ProductPrior
 from pixelgan_lightning.random import keyed_generator
@@ -76,8 +76,9 @@ class InformationDecomposition(EvaluationCallback):
     - ``mutual_information``, what the code says about the image; ``marginal_kl``, how far all codes together are from
       the prior; ``rate``, their sum. Categories ``y ~ q(y|x)``: exact over the split (of the softmax vector itself, a
       deterministic continuous code, the information would be infinite). Gaussian posterior: brackets ``..._lower`` and
-      ``..._upper`` around the first two (:func:`~pixelgan_lightning.information.density_information_of_rows`), one
-      code per image. Deterministic continuous and implicit codes: undefined, so not logged.
+      ``..._upper`` around the first two
+      (:func:`~pixelgan_lightning.evaluation.information.density_information_of_rows`), one code per image.
+      Deterministic continuous and implicit codes: undefined, so not logged.
     - ``log_prob``: exact with finitely many codes; ``log_prob_lower`` by importance sampling with a Gaussian posterior.
     - ``distortion``, ``-E_q[log p(x|z)]``, z drawn from ``q(z|x)``; for categories the exact sum over all.
     - ``posterior_gap``, ``E_x KL(q(y|x)||p(y|x))``, for categories: how far the encoder is from Bayes' rule. On the

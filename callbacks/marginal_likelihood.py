@@ -19,7 +19,7 @@ from pixelgan_lightning.callbacks.arguments import (
 from pixelgan_lightning.callbacks.cluster_accuracy import current_mapping
 from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.metrics import ClusterAssignment, MeanWithError, mapped_accuracy
+from pixelgan_lightning.evaluation.metrics import ClusterAssignment, MeanWithError, mapped_accuracy
 from pixelgan_lightning.posteriors import GaussianPosterior
 from pixelgan_lightning.random import keyed_generator
 

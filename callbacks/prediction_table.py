@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pixelgan_lightning.callbacks.cluster_accuracy import current_classes
-from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.predictions import Predictions, check_table, write_arrays, write_table
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses
+from pixelgan_lightning.evaluation.predictions import Predictions, check_table, write_arrays, write_table
 
 KEPT = ("index", "label", "code", "probabilities")
 SOURCES = {"train": "train", "val": "train", "test": "test"}
@@ -23,16 +23,16 @@ class PredictionTable(pl.Callback):
 
     A row for each image: its file name where the data module knows it (``image_name(source, row)``), the class by name
     with its probability, the category with its, and the label
-    (:meth:`~pixelgan_lightning.predictions.Predictions.columns`). Codes and ``q(y|x)`` are arrays of the same rows in
-    ``<split>.npz``. Files have their names only once they are complete. With several processes each writes the rows of
-    its own images, to ``<split>.rank<r>.csv``.
+    (:meth:`~pixelgan_lightning.evaluation.predictions.Predictions.columns`). Codes and ``q(y|x)`` are arrays of the
+    same rows in ``<split>.npz``. Files have their names only once they are complete. With several processes each
+    writes the rows of its own images, to ``<split>.rank<r>.csv``.
 
     Args:
         out: one table of all splits, ``.csv`` or ``.parquet`` (which needs pyarrow), with the codes beside it; None for
             one CSV file for each split in the run's folder.
         classes: what the categories stand for, which a checkpoint knows
-            (:attr:`~pixelgan_lightning.weights.Stored.classes`); None: what the trainer's ``ClusterAccuracy`` found
-            last, if there is one. Without either the table has categories and no classes.
+            (:attr:`~pixelgan_lightning.files.weights.Stored.classes`); None: what the trainer's ``ClusterAccuracy``
+            found last, if there is one. Without either the table has categories and no classes.
 
     Attributes:
         written: the tables.

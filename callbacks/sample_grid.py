@@ -10,15 +10,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pixelgan_lightning import figures
-from pixelgan_lightning.averaging import averaged_weights
 from pixelgan_lightning.callbacks.arguments import is_due, require_at_least
 from pixelgan_lightning.callbacks.cluster_accuracy import current_classes
 from pixelgan_lightning.callbacks.figure_logging import log_figures
-from pixelgan_lightning.category_classes import CategoryClasses
-from pixelgan_lightning.code_rows import code_rows, number_of_rows
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.evaluation import figures
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses
+from pixelgan_lightning.evaluation.code_rows import code_rows, number_of_rows
 from pixelgan_lightning.random import keyed_generator
+from pixelgan_lightning.training.averaging import averaged_weights
 
 
 class SampleGrid(pl.Callback):
@@ -28,7 +28,8 @@ class SampleGrid(pl.Callback):
       each, labelled ``k=12``, or ``3  (k=12)`` where a :class:`ClusterAccuracy` callback maps category 12 to the digit
       3 (by best example); a continuous style beside them changes from column to column. With components (a mixture)
       there is a row for each, of codes drawn from it. With any other prior there are ``columns`` rows (at most
-      ``max_rows``), whose codes are drawn once and for all (:func:`~pixelgan_lightning.code_rows.code_rows`).
+      ``max_rows``), whose codes are drawn once and for all
+      (:func:`~pixelgan_lightning.evaluation.code_rows.code_rows`).
     - ``manifold``: images at a regular grid of codes, for priors that have one (2-D; for a Gaussian at its quantiles).
     - ``reconstructions``: the first images of the first validation (test) batch, each beside a sample of ``p(x|z)`` at
       its code.

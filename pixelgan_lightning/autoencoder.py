@@ -15,11 +15,11 @@ from pixelgan_lightning.decoders import Decoder, GatedPixelCNN, Known, draw_unif
 from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.inference import inference
 from pixelgan_lightning.likelihoods import Bernoulli, Likelihood
 from pixelgan_lightning.likelihoods.base import full_precision
+from pixelgan_lightning.numerics.inference import inference
+from pixelgan_lightning.numerics.precision import exact_float32
 from pixelgan_lightning.posteriors import GaussianPosterior, Posterior, default_posterior
-from pixelgan_lightning.precision import exact_float32
 from pixelgan_lightning.priors import Categorical, Prior
 from pixelgan_lightning.random import keyed_generator
 

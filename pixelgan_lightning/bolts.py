@@ -29,7 +29,7 @@ from torch.utils.data import Subset
 from pixelgan_lightning.datamodules import ImageDataModule
 from pixelgan_lightning.datamodules.base import Source, Split
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.phases.optimization import PhaseOptimizer
 
 MOVED = {"pytorch_lightning.utilities.apply_func": "lightning_utilities.core.apply_func"}
 """By the name that ``pl_bolts`` imports, the module that holds its content today."""

@@ -36,26 +36,17 @@ import pixelgan_lightning.datamodules  # noqa: F401  (imported so that short cla
 from pixelgan_lightning import commands, pretrained
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.callbacks import PredictionTable, RunCheckpoint, StopOnSignal
-from pixelgan_lightning.category_classes import CategoryClasses
-from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.component import Component, construct
 from pixelgan_lightning.datamodules.unseen import READING
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.errors import ConfigurationError, RunError
-from pixelgan_lightning.likelihoods import Likelihood
-from pixelgan_lightning.loggers import RunWandbLogger
-from pixelgan_lightning.memory import reuse_memory
-from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
-from pixelgan_lightning.model import THE_PAPERS, PixelGAN
-from pixelgan_lightning.phases import Phase
-from pixelgan_lightning.places import without_places
-from pixelgan_lightning.posteriors import Posterior
-from pixelgan_lightning.precision import fast_training, require_usable_precision
-from pixelgan_lightning.priors import Prior
-from pixelgan_lightning.run_config import Taken, taken
-from pixelgan_lightning.run_folder import (
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses
+from pixelgan_lightning.files.checkpoint_io import AtomicCheckpointIO
+from pixelgan_lightning.files.places import without_places
+from pixelgan_lightning.files.run_config import Taken, taken
+from pixelgan_lightning.files.run_folder import (
     CHECKPOINTS,
     CONFIG,
     VARIABLE,
@@ -66,9 +57,18 @@ from pixelgan_lightning.run_folder import (
     run_folder_scope,
     run_of,
 )
+from pixelgan_lightning.files.weights import read_checkpoint, warm_start
+from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.messages import one_line, quiet_libraries, reason, say
+from pixelgan_lightning.model import THE_PAPERS, PixelGAN
+from pixelgan_lightning.numerics.precision import fast_training, require_usable_precision
+from pixelgan_lightning.phases import Phase
+from pixelgan_lightning.posteriors import Posterior
+from pixelgan_lightning.priors import Prior
+from pixelgan_lightning.training.loggers import RunWandbLogger
+from pixelgan_lightning.training.memory import reuse_memory
 from pixelgan_lightning.trust import look_into_working_folder, named_modules, require_trusted
 from pixelgan_lightning.version import __version__
-from pixelgan_lightning.weights import read_checkpoint, warm_start
 
 COMPONENTS = {
     "augmentation": Augmentation,
@@ -540,7 +540,7 @@ def _require_settings_of_phases(config: Any) -> None:
         "accumulate_grad_batches": "a larger batch_size: every phase moves its parameters with every batch",
     }
     instead |= {
-        "sync_batchnorm": "false: pixelgan_lightning.normalization.BatchNorm is synchronised already",
+        "sync_batchnorm": "false: pixelgan_lightning.numerics.normalization.BatchNorm is synchronised already",
         "model_registry": "null: checkpoints stay in the run's folder (with W&B: log_model of its logger)",
     }
     for name, other in instead.items():

@@ -10,7 +10,7 @@ from torch import nn
 
 from pixelgan_lightning.component import Component
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.normalization import BatchNorm
+from pixelgan_lightning.numerics.normalization import BatchNorm
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -44,7 +44,8 @@ def require_normalization(name: str, component: Component) -> None:
         if isinstance(layer, BATCH_NORMS):
             raise ConfigurationError(
                 f"{name}={type(component).__name__} with {type(layer).__name__} is not usable: every phase would move "
-                "its running statistics; allowed is pixelgan_lightning.normalization.BatchNorm (convert_batch_norm)"
+                "its running statistics; allowed is pixelgan_lightning.numerics.normalization.BatchNorm "
+                "(convert_batch_norm)"
             )
 
 

@@ -19,16 +19,16 @@ from torch.optim import Optimizer
 from pixelgan_lightning import pretrained
 from pixelgan_lightning.augmentations import Augmentation
 from pixelgan_lightning.autoencoder import Autoencoder
-from pixelgan_lightning.averaging import change_weights
 from pixelgan_lightning.component import Description, construct
 from pixelgan_lightning.contracts import require_evaluation_batch, require_training_batch
 from pixelgan_lightning.decoders import Decoder
 from pixelgan_lightning.discriminators import Discriminator
 from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.gradients import Gradients
-from pixelgan_lightning.inference import inference
+from pixelgan_lightning.files.weights import build, read_checkpoint, read_folder
 from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.numerics.inference import inference
+from pixelgan_lightning.numerics.precision import require_usable_precision
 from pixelgan_lightning.phases import (
     ClassificationPhase,
     DiscriminatorPhase,
@@ -39,13 +39,13 @@ from pixelgan_lightning.phases import (
 )
 from pixelgan_lightning.phases.base import Batch
 from pixelgan_lightning.posteriors import Posterior
-from pixelgan_lightning.precision import require_usable_precision
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.random import RowDraws, keyed_seed
-from pixelgan_lightning.resume import Resumable
-from pixelgan_lightning.steps import STEPS
-from pixelgan_lightning.trial import require_contracts
-from pixelgan_lightning.weights import build, read_checkpoint, read_folder
+from pixelgan_lightning.training.averaging import change_weights
+from pixelgan_lightning.training.gradients import Gradients
+from pixelgan_lightning.training.resume import Resumable
+from pixelgan_lightning.training.steps import STEPS
+from pixelgan_lightning.training.trial import require_contracts
 
 THE_PAPERS: dict[str, type[Phase]] = {
     "reconstruction": ReconstructionPhase,
@@ -78,8 +78,8 @@ class PixelGAN(Autoencoder, Resumable):
         phases: by name, the losses of a step in the order in which they run (:mod:`pixelgan_lightning.phases`).
             Default: those of the paper.
         step: ``sequential``: the phases one after the other, as in the paper. ``fused``: with one pass through the
-            encoder and one optimizer for it, which is faster (:class:`~pixelgan_lightning.steps.Fused` says what
-            differs).
+            encoder and one optimizer for it, which is faster (:class:`~pixelgan_lightning.training.steps.Fused` says
+            what differs).
         seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
 
     Raises:
@@ -261,7 +261,7 @@ class PixelGAN(Autoencoder, Resumable):
         self.gradients.require_finite()
 
     def require_finite(self) -> None:
-        """See :meth:`~pixelgan_lightning.gradients.Gradients.require_finite`."""
+        """See :meth:`~pixelgan_lightning.training.gradients.Gradients.require_finite`."""
         self.gradients.require_finite()
 
     # ----------------------------------------------------------------------------------------------- the evaluation

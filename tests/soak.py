@@ -32,8 +32,8 @@ from PIL import Image
 from processes import KILLED, start, start_ranks, wait
 from realformats import NORB_STEMS, digit_images, write_mnist, write_norb, write_svhn
 
-from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
-from pixelgan_lightning.run_folder import OWNER
+from pixelgan_lightning.files.checkpoint_io import AtomicCheckpointIO
+from pixelgan_lightning.files.run_folder import OWNER
 
 STEPS = 12
 TRAINED = ("global_step", "epoch", "state_dict", "optimizer_states", "current_model_state")

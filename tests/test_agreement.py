@@ -11,12 +11,12 @@ import torch
 from test_model import CLASSES, PHASES, around_phases, batches, close, fit, phases, state, tiny
 from torch import Tensor
 
-from pixelgan_lightning.averaging import ExponentialMovingAverage
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.phases import Phase
 from pixelgan_lightning.phases.agreement import class_order, pair_information
 from pixelgan_lightning.posteriors import ProductPosterior
 from pixelgan_lightning.priors import Categorical, Gaussian, ProductPrior
+from pixelgan_lightning.training.averaging import ExponentialMovingAverage
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 

@@ -21,7 +21,6 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from pixelgan_lightning import figures
 from pixelgan_lightning.augmentations import RandomAffine
 from pixelgan_lightning.callbacks import (
     ClusterAccuracy,
@@ -31,8 +30,9 @@ from pixelgan_lightning.callbacks import (
     SampleGrid,
     log_figures,
 )
-from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.errors import ConfigurationError, RunError
+from pixelgan_lightning.evaluation import figures
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses
 from pixelgan_lightning.random import keyed_generator
 
 SHAPE = (1, 4, 4)

@@ -15,14 +15,15 @@ from commandline import pixelgan, refused
 from PIL import Image
 from tinymodel import tiny_model, write_checkpoint
 
-from pixelgan_lightning import commands, figures
+from pixelgan_lightning import commands
 from pixelgan_lightning.callbacks import SampleGrid
-from pixelgan_lightning.code_rows import code_rows
 from pixelgan_lightning.commands import arguments as drawing
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.datamodules.pixels import quantise
 from pixelgan_lightning.decoders import ConvDecoder
-from pixelgan_lightning.image_files import to_levels
+from pixelgan_lightning.evaluation import figures
+from pixelgan_lightning.evaluation.code_rows import code_rows
+from pixelgan_lightning.files.image_files import to_levels
 from pixelgan_lightning.priors import (
     Categorical,
     Gaussian,

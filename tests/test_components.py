@@ -25,7 +25,7 @@ from pixelgan_lightning.discriminators import Discriminator, MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture
-from pixelgan_lightning.normalization import BatchNorm, running_statistics
+from pixelgan_lightning.numerics.normalization import BatchNorm, running_statistics
 from pixelgan_lightning.phases.agreement import pair_information
 from pixelgan_lightning.posteriors import (
     CategoricalPosterior,

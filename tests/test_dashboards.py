@@ -15,7 +15,7 @@ from commandline import CONFIGS, SMALL, all_phases, pixelgan
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_records import OfflineRun, offline_runs
 
-from pixelgan_lightning.loggers import BEST, RunWandbLogger
+from pixelgan_lightning.training.loggers import BEST, RunWandbLogger
 
 SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "FAKE_TOKEN": "do-not-log-me-5f3a"}
 PANELS = {
@@ -169,7 +169,7 @@ def test_checkpoints_as_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = {"class_path": "pixelgan_lightning.loggers.RunWandbLogger", "init_args": {"log_model": True}}
+    logger = {"class_path": "pixelgan_lightning.training.loggers.RunWandbLogger", "init_args": {"log_model": True}}
     Path("overlay.yaml").write_text(yaml.safe_dump({"trainer": {"logger": [logger]}}))
     pixelgan("fit", "--config", SMALL, "--config", "overlay.yaml", "--run_dir", "run")
     wandb.finish()

@@ -34,7 +34,7 @@ from pixelgan_lightning.phases import Phase, TrainStep
 from pixelgan_lightning.posteriors import CategoricalPosterior
 from pixelgan_lightning.priors import GaussianMixture, NoCode
 from pixelgan_lightning.random import RowDraws
-from pixelgan_lightning.steps import encode
+from pixelgan_lightning.training.steps import encode
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),

@@ -15,7 +15,7 @@ from commandline import pixelgan, refused
 from PIL import Image
 from tinymodel import tiny_model, write_checkpoint
 
-from pixelgan_lightning.category_classes import CategoryClasses
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses
 from pixelgan_lightning.pages.gallery import Looked, choose, gallery
 from pixelgan_lightning.priors import Gaussian
 

@@ -17,7 +17,7 @@ from pixelgan_lightning.callbacks import ClusterAccuracy, InformationDecompositi
 from pixelgan_lightning.callbacks.information import Rows
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.information import (
+from pixelgan_lightning.evaluation.information import (
     aggregate_rows,
     categorical_information,
     density_information,

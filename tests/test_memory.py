@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from pixelgan_lightning.memory import reuse_memory
+from pixelgan_lightning.training.memory import reuse_memory
 
 VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 PROGRAM = """
 import resource, torch
 from pixelgan_lightning import cli
-from pixelgan_lightning.memory import reuse_memory
+from pixelgan_lightning.training.memory import reuse_memory
 
 def share_of_new_pages():  # of ten uses of 64 MB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

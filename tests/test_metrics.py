@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from torchmetrics import Metric
 
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.metrics import (
+from pixelgan_lightning.evaluation.metrics import (
     ClusterAssignment,
     ClusterStatistics,
     CodeUsage,

@@ -28,8 +28,7 @@ from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels
-from pixelgan_lightning.normalization import running_statistics
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.numerics.normalization import running_statistics
 from pixelgan_lightning.phases import (
     AgreementPhase,
     ClassificationPhase,
@@ -38,6 +37,7 @@ from pixelgan_lightning.phases import (
     Phase,
     ReconstructionPhase,
 )
+from pixelgan_lightning.phases.optimization import PhaseOptimizer
 from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, GaussianPosterior
 from pixelgan_lightning.priors import Categorical, Gaussian, GaussianMixture, ProductPrior
 from pixelgan_lightning.random import RowDraws, keyed_generator

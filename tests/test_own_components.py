@@ -27,11 +27,11 @@ from pixelgan_lightning.decoders import ConvDecoder, GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder, Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods import Bernoulli
-from pixelgan_lightning.normalization import BatchNorm, convert_batch_norm
+from pixelgan_lightning.numerics.normalization import BatchNorm, convert_batch_norm
 from pixelgan_lightning.phases import ClassificationPhase, GeneratorPhase
 from pixelgan_lightning.posteriors import CategoricalPosterior, DeterministicPosterior, default_posterior
 from pixelgan_lightning.priors import Categorical, Gaussian, Prior, ProductPrior
-from pixelgan_lightning.resume import DERIVED
+from pixelgan_lightning.training.resume import DERIVED
 
 SHAPE = (1, 8, 8)
 pytestmark = [

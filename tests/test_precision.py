@@ -23,11 +23,11 @@ from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.discriminators import MLPDiscriminator
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError, NonFiniteError
-from pixelgan_lightning.gradients import Gradients
 from pixelgan_lightning.model import THE_PAPERS
-from pixelgan_lightning.normalization import BatchNorm, running_statistics
+from pixelgan_lightning.numerics.normalization import BatchNorm, running_statistics
 from pixelgan_lightning.posteriors import GaussianPosterior
 from pixelgan_lightning.priors import Categorical, Gaussian, Prior
+from pixelgan_lightning.training.gradients import Gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
 

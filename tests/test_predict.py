@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pixelgan_lightning import PixelGAN
-from pixelgan_lightning.weights import build, read_checkpoint, read_folder
+from pixelgan_lightning.files.weights import build, read_checkpoint, read_folder
 
 CHECKPOINT = Path("run") / "checkpoints" / "last.ckpt"
 

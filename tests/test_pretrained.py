@@ -19,8 +19,8 @@ from pixelgan_lightning.callbacks import ExponentialMovingAverage
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.files.weights import export, read_checkpoint, warm_start
 from pixelgan_lightning.priors import Categorical, Gaussian
-from pixelgan_lightning.weights import export, read_checkpoint, warm_start
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_an_unfinished_export_leaves_nothing(monkeypatch: pytest.MonkeyPatch, ch
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pixelgan_lightning.weights.os.rename", fail)
+    monkeypatch.setattr("pixelgan_lightning.files.weights.os.rename", fail)
     before = sorted(Path().rglob("*"))
     with pytest.raises(KeyboardInterrupt):
         export(read_checkpoint(checkpoint), "mine", "card")

@@ -18,7 +18,7 @@ import torch
 from commandline import SMALL, pixelgan, refused
 
 from pixelgan_lightning.errors import RunError
-from pixelgan_lightning.figures import confusion_matrix
+from pixelgan_lightning.evaluation.figures import confusion_matrix
 from pixelgan_lightning.pages import scatter
 from pixelgan_lightning.pages.comparison import comparison
 from pixelgan_lightning.pages.curves import Panel, draw, thin, ticks

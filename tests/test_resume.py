@@ -19,13 +19,14 @@ from commandline import SMALL, all_phases, load_step, pixelgan, refused
 from processes import KILLED, kill_this_process, start, start_ranks, wait
 from torch import Tensor
 
-from pixelgan_lightning import PixelGAN, checkpoint_io
+from pixelgan_lightning import PixelGAN
 from pixelgan_lightning.callbacks import RunCheckpoint
-from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError, RunError
+from pixelgan_lightning.files import checkpoint_io
+from pixelgan_lightning.files.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.priors import Categorical
 
 pytestmark = [

@@ -16,9 +16,9 @@ from commandline import SMALL, load_step, pixelgan, refused
 from processes import start, start_ranks, wait
 
 from pixelgan_lightning import PixelGAN
-from pixelgan_lightning.checkpoint_io import AtomicCheckpointIO
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.run_folder import LOCK, OWNER
+from pixelgan_lightning.files.checkpoint_io import AtomicCheckpointIO
+from pixelgan_lightning.files.run_folder import LOCK, OWNER
 
 AGAIN = ("fit", "--run_dir", "run", "--ckpt_path", "last", "--trainer.max_epochs", 2)
 

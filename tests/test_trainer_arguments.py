@@ -85,7 +85,7 @@ def test_used(name: str, arguments: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_used_class(name: str, arguments: dict[str, Any]) -> None:
-    value = CLASSES[name] if name != "plugins" else "pixelgan_lightning.checkpoint_io.AtomicCheckpointIO"
+    value = CLASSES[name] if name != "plugins" else "pixelgan_lightning.files.checkpoint_io.AtomicCheckpointIO"
     pixelgan("fit", "--config", SMALL, f"--trainer.{name}", value)
     found = arguments[name] if isinstance(arguments[name], list) else [arguments[name]]
     assert [type(one).__name__ for one in found].count(CLASSES[name]) == 1

@@ -22,7 +22,7 @@ from commandline import SMALL, metrics, pixelgan, pixelgan_process
 from pixelgan_lightning import PixelGAN, callbacks
 from pixelgan_lightning.datamodules import HuggingFaceDataModule
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.run_config import PLACES
+from pixelgan_lightning.files.run_config import PLACES
 
 FIT = ["fit", "--config", SMALL]
 CHECKPOINT = Path("run/checkpoints/last.ckpt")
@@ -287,7 +287,7 @@ def test_a_run_on_two_machines_is_tested_on_one(capsys: pytest.CaptureFixture[st
         "plugins": [
             spec("lightning_fabric.plugins.environments.SLURMEnvironment", auto_requeue=True),
         ],
-        "logger": spec("pixelgan_lightning.loggers.RunWandbLogger", project="x"),
+        "logger": spec("pixelgan_lightning.training.loggers.RunWandbLogger", project="x"),
         "default_root_dir": "/nowhere/runs",
     }
     edit_config(lambda config: config["trainer"].update(machine))

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pixelgan_lightning import pretrained
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.files.weights import build, read_checkpoint, read_folder
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.random import keyed_generator
 from pixelgan_lightning.trust import import_for
-from pixelgan_lightning.weights import build, read_checkpoint, read_folder
 
 BATCH = 250
 """Images drawn at a time, which bounds the memory; a part of what a seed means."""

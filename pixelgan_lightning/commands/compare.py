@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pixelgan_lightning import figures
 from pixelgan_lightning.commands.arguments import add_allow, add_device, add_draws, draw, integer, load_model
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.image_files import PICTURE, check_destination, write
+from pixelgan_lightning.evaluation import figures
+from pixelgan_lightning.files.image_files import PICTURE, check_destination, write
+from pixelgan_lightning.files.run_folder import run_of
 from pixelgan_lightning.messages import say
 from pixelgan_lightning.random import keyed_generator
-from pixelgan_lightning.run_folder import run_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

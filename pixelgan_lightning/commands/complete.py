@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pixelgan_lightning import figures
 from pixelgan_lightning.commands.arguments import (
     BATCH,
     add_draws,
@@ -19,7 +18,8 @@ from pixelgan_lightning.commands.arguments import (
 )
 from pixelgan_lightning.commands.run_data import data_of_run
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.image_files import ARRAYS, PICTURE, check_destination, read_images, write
+from pixelgan_lightning.evaluation import figures
+from pixelgan_lightning.files.image_files import ARRAYS, PICTURE, check_destination, read_images, write
 from pixelgan_lightning.messages import say
 
 

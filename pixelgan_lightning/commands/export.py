@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.files.model_card import model_card
+from pixelgan_lightning.files.run_folder import run_of
+from pixelgan_lightning.files.weights import export, read_checkpoint
 from pixelgan_lightning.messages import say
-from pixelgan_lightning.model_card import model_card
-from pixelgan_lightning.run_folder import run_of
-from pixelgan_lightning.weights import export, read_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

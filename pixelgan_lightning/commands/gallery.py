@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from pixelgan_lightning import pretrained
-from pixelgan_lightning.category_classes import class_names
-from pixelgan_lightning.code_rows import code_rows
 from pixelgan_lightning.commands.arguments import add_draws, add_model, draw, integer, model_of
 from pixelgan_lightning.commands.run_data import data_of_run, described_data
 from pixelgan_lightning.datamodules.unseen import READING, UnseenImages
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.image_files import check_destination
+from pixelgan_lightning.evaluation.category_classes import class_names
+from pixelgan_lightning.evaluation.code_rows import code_rows
+from pixelgan_lightning.files.image_files import check_destination
+from pixelgan_lightning.files.run_folder import run_of
+from pixelgan_lightning.files.weights import Stored, read
 from pixelgan_lightning.messages import say
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.pages.gallery import Looked, gallery
 from pixelgan_lightning.pages.html import write_page
 from pixelgan_lightning.random import keyed_generator
-from pixelgan_lightning.run_folder import run_of
-from pixelgan_lightning.weights import Stored, read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

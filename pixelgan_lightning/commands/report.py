@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pixelgan_lightning.image_files import check_destination
+from pixelgan_lightning.files.image_files import check_destination
 from pixelgan_lightning.messages import say
 from pixelgan_lightning.pages.report import write_report
 

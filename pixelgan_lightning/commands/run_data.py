@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 from pixelgan_lightning.commands.arguments import allowed_modules
 from pixelgan_lightning.component import construct_nested
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.run_config import taken
-from pixelgan_lightning.run_folder import CONFIG, run_of
+from pixelgan_lightning.files.run_config import taken
+from pixelgan_lightning.files.run_folder import CONFIG, run_of
+from pixelgan_lightning.files.weights import read_checkpoint
 from pixelgan_lightning.trust import trusted_class
-from pixelgan_lightning.weights import read_checkpoint
 
 
 def data_of_run(arguments: argparse.Namespace) -> Any:

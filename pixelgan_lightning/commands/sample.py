@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pixelgan_lightning import figures
-from pixelgan_lightning.code_rows import code_rows, number_of_rows
 from pixelgan_lightning.commands.arguments import add_draws, add_model, draw, integer, integers, model_of
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.image_files import ARRAYS, PICTURE, check_destination, read_codes, write
+from pixelgan_lightning.evaluation import figures
+from pixelgan_lightning.evaluation.code_rows import code_rows, number_of_rows
+from pixelgan_lightning.files.image_files import ARRAYS, PICTURE, check_destination, read_codes, write
 from pixelgan_lightning.messages import say
 from pixelgan_lightning.random import keyed_generator
 

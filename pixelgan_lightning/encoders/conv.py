@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pixelgan_lightning.encoders.base import Encoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.normalization import BatchNorm
+from pixelgan_lightning.numerics.normalization import BatchNorm
 
 Norm = Literal["batch", "group", "none"]
 
@@ -21,8 +21,9 @@ class ConvEncoder(Encoder):
     Args:
         channels: output channels of each convolution.
         num_features: width of the fully connected layer, which is what the posterior sees.
-        norm: ``batch`` (statistics of the global batch, see :class:`~pixelgan_lightning.normalization.BatchNorm`),
-            ``group`` (GroupNorm with 8 channels a group) or ``none``.
+        norm: ``batch`` (statistics of the global batch, see
+            :class:`~pixelgan_lightning.numerics.normalization.BatchNorm`), ``group`` (GroupNorm with 8 channels a
+            group) or ``none``.
         strides: stride of each convolution; None for 2 everywhere, which halves the image each time.
 
     Raises:

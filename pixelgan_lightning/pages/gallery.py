@@ -9,8 +9,8 @@ from html import escape
 import torch
 from torch import Tensor
 
-from pixelgan_lightning.category_classes import CategoryClasses
-from pixelgan_lightning.metrics import UNKNOWN, category_margins
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses
+from pixelgan_lightning.evaluation.metrics import UNKNOWN, category_margins
 from pixelgan_lightning.pages import scatter
 from pixelgan_lightning.pages.html import data_uri, page, png, section
 

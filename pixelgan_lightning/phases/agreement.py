@@ -13,7 +13,7 @@ from torch import Tensor
 from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.likelihoods.base import full_precision
-from pixelgan_lightning.normalization import sum_over_processes
+from pixelgan_lightning.numerics.normalization import sum_over_processes
 from pixelgan_lightning.phases.base import Encoded, Phase, TrainStep
 
 

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.component import Component, Description
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.optimization import PhaseOptimizer
+from pixelgan_lightning.phases.optimization import PhaseOptimizer
 from pixelgan_lightning.random import RowDraws
 
 Batch = dict[str, Any]
@@ -102,7 +102,7 @@ class Phase(Component):
 
     Args:
         alone: batches at the start in which no other phase runs.
-        optimizer: arguments of :class:`~pixelgan_lightning.optimization.PhaseOptimizer`.
+        optimizer: arguments of :class:`~pixelgan_lightning.phases.optimization.PhaseOptimizer`.
 
     Raises:
         ConfigurationError: a value out of range, or an argument that nothing knows.

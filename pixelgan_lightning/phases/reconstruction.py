@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.optimization import LARGEST
 from pixelgan_lightning.phases.base import Encoded, Phase, TrainStep
+from pixelgan_lightning.phases.optimization import LARGEST
 
 
 class ReconstructionPhase(Phase):

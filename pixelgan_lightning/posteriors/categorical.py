@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.normalization import BatchNorm
+from pixelgan_lightning.numerics.normalization import BatchNorm
 from pixelgan_lightning.posteriors.base import Posterior
 from pixelgan_lightning.priors import Prior
 

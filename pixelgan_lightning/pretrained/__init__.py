@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.weights import CARD, CONFIG
+from pixelgan_lightning.files.weights import CARD, CONFIG
 
 HOME = Path(str(files(__name__)))
 

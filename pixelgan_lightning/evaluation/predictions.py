@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelgan_lightning.category_classes import CategoryClasses
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.metrics import UNKNOWN
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses
+from pixelgan_lightning.evaluation.metrics import UNKNOWN
 from pixelgan_lightning.whole_file import whole_file
 
 TABLES = (".csv", ".parquet")

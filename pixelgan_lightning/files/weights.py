@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pixelgan_lightning.autoencoder import Autoencoder
-from pixelgan_lightning.category_classes import CategoryClasses
-from pixelgan_lightning.checkpoint_io import require_whole, unreadable
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.former import with_phases
+from pixelgan_lightning.evaluation.category_classes import CategoryClasses
+from pixelgan_lightning.files.checkpoint_io import require_whole, unreadable
+from pixelgan_lightning.files.former import with_phases
 from pixelgan_lightning.version import __version__
 
 M = TypeVar("M", bound=Autoencoder)

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.gradients import Gradients, frozen
-from pixelgan_lightning.normalization import running_statistics
+from pixelgan_lightning.numerics.normalization import running_statistics
 from pixelgan_lightning.phases import Encoded, Phase, TrainStep
+from pixelgan_lightning.training.gradients import Gradients, frozen
 
 
 class Sequential:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pixelgan_lightning.metrics import UNKNOWN
+from pixelgan_lightning.evaluation.metrics import UNKNOWN
 
 
 @dataclass(frozen=True)

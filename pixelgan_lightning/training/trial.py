@@ -10,7 +10,7 @@ from torch import Tensor
 from pixelgan_lightning.autoencoder import Autoencoder
 from pixelgan_lightning.component import Component
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.inference import inference
+from pixelgan_lightning.numerics.inference import inference
 
 PACKAGE = "pixelgan_lightning."
 

@@ -14,8 +14,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from pixelgan_lightning.averaging import TRAINED, require_average, require_own_average
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.training.averaging import TRAINED, require_average, require_own_average
 from pixelgan_lightning.version import __version__
 
 DERIVED = ("latent_dim", "img_dim")

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from pixelgan_lightning.places import without_places
-from pixelgan_lightning.run_folder import CONFIG
-from pixelgan_lightning.weights import Stored, is_exported
+from pixelgan_lightning.files.places import without_places
+from pixelgan_lightning.files.run_folder import CONFIG
+from pixelgan_lightning.files.weights import Stored, is_exported
 
 
 def model_card(name: str, stored: Stored, run: Path) -> str:

@@ -1,0 +1,1 @@
+"""How phases are trained: steps, gradients, averages of the weights, exact continuation, loggers."""
