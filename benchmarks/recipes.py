@@ -1,6 +1,7 @@
-"""Try many recipes for MNIST side by side on one GPU: each training step is a CUDA graph on a stream of its own.
+"""Try many recipes for MNIST side by side on one GPU: each is a process whose training step is one CUDA graph.
 
-    python benchmarks/recipes.py results/mnist_recipes/second.json --data data --out recipes.jsonl --seconds 165
+    nvidia-cuda-mps-control -d  # lets processes share the GPU at the same moment, not in turns
+    python benchmarks/recipes.py results/mnist_recipes/third.json --data data --out recipes.jsonl --seconds 200
     python benchmarks/recipes.py --draw docs/images/soft_first.png results/mnist_recipes/second.jsonl
 
 The parts are those of the package and the phases those of the paper, with draws of PyTorch's own generator: this is for
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +56,7 @@ class Recipe:
     grey: bool = False  # the encoder sees grey values
     dynamic: bool = False  # binarised anew at every visit, not by a threshold
     dropped: float = 0.0  # share of the decoder's input pixels that are set to 0
+    encoder_noise: float = 0.0  # standard deviation of Gaussian noise on what the encoder sees
     labels: int = 0  # training images with a label, as many of each class
     lr_decoder: Rate = 1e-3
     lr_encoder: Rate = 5e-4  # in the reconstruction phase
@@ -107,6 +111,9 @@ class Run:
         self.order = self._order().to(device)
         self.labelled = self._labelled().to(device) if recipe.labels else None
         self.affine = RandomAffine()
+        self.half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
+        if device.type == "cuda" and isinstance(self.decoder, GatedPixelCNN):
+            self.decoder.compile()
         decoder_group, encoder_group = list(self.decoder.parameters()), self.recognition
         self.optimizers = {
             "reconstruction": self._adam({"lr_decoder": decoder_group, "lr_encoder": encoder_group}, 0.9),
@@ -154,7 +161,11 @@ class Run:
         return torch.where(changed, self.affine(x, draws), x)
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self.now["gain"] * self.posterior.logits(self.encoder(x))
+        if self.recipe.encoder_noise and torch.is_grad_enabled():
+            x = x + self.recipe.encoder_noise * torch.randn_like(x)
+        with self.half:
+            features = self.encoder(x)
+        return self.now["gain"] * self.posterior.logits(features.float())
 
     def _blurred(self, z: Tensor) -> Tensor:
         return z + self.now["noise"] * torch.randn_like(z)
@@ -173,7 +184,9 @@ class Run:
         target, n = x[: recipe.decoded], recipe.decoded
         code = self._logits(self._view(seen[:n])).softmax(1)
         known = target * (torch.rand_like(target) >= recipe.dropped) if recipe.dropped else target
-        nats = F.binary_cross_entropy_with_logits(self.decoder(known, code), target, reduction="sum") / n
+        with self.half:
+            drawn = self.decoder(known, code)
+        nats = F.binary_cross_entropy_with_logits(drawn.float(), target, reduction="sum") / n
         self._move("reconstruction", nats)
 
         code = self._logits(self._view(seen)).softmax(1)  # the encoder rests while the discriminator learns
@@ -240,32 +253,37 @@ class Run:
         return {name: round(float(value), 3) for name, value in numbers.items()}
 
 
-def train(recipes: dict[str, Recipe], data: str, out: Path, seconds: float, every: int) -> None:
-    """Train all recipes, a step of each in turn; a line of JSON for each evaluation."""
+def train(name: str, recipe: Recipe, data: str, out: Path, seconds: float, every: int) -> None:
+    """Train one recipe; a line of JSON for each evaluation."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
     images, labels = (part.to(device) for part in MNISTDataModule(data_dir=data).load_split("train"))
-    runs = {name: Run(recipe, images, labels) for name, recipe in recipes.items()}
+    run = Run(recipe, images, labels)
     if device.type == "cuda":
-        for run in runs.values():
-            run.capture()
+        run.capture()
     begin = time.monotonic()
-    with out.open("a") as log:
-        while runs and time.monotonic() - begin < seconds:
-            for step in range(every):
-                for run in runs.values():
-                    if run.done < run.recipe.steps:
-                        run.advance()
-                if device.type == "cuda" and step % 25 == 0:
-                    torch.cuda.synchronize()  # or graphs would pile up beyond the time that is given
-                if time.monotonic() - begin > seconds:
-                    break
-            for name, run in runs.items():
-                line = {"recipe": name, "step": run.done, **run.evaluate(), "seconds": round(time.monotonic() - begin)}
+    while run.done < recipe.steps and time.monotonic() - begin < seconds:
+        run.advance()
+        evaluated = run.done % every == 0 or run.done == recipe.steps
+        if device.type == "cuda" and (evaluated or run.done % 25 == 0):
+            torch.cuda.synchronize()  # or graphs would pile up beyond the time that is given
+        if evaluated:
+            line = {"recipe": name, "step": run.done, **run.evaluate(), "seconds": round(time.monotonic() - begin)}
+            with out.open("a") as log:
                 log.write(json.dumps(line) + "\n")
-                print(line, flush=True)
-            log.flush()
-            runs = {name: run for name, run in runs.items() if run.done < run.recipe.steps}
+            print(line, flush=True)
+
+
+def side_by_side(names: list[str]) -> None:
+    """This command once for each recipe, all at the same time.
+
+    Raises:
+        SystemExit: one of them failed.
+    """
+    processes = {name: subprocess.Popen([sys.executable, *sys.argv, "--only", name]) for name in names}
+    failed = [name for name, process in processes.items() if process.wait()]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def draw(logs: list[Path], out: Path, names: list[str]) -> None:
@@ -323,7 +341,11 @@ def main() -> None:
         return
     given = {name: said for file in options.files for name, said in json.loads(file.read_text()).items()}
     recipes = {name: Recipe(**said) for name, said in given.items() if not names or name in names}
-    train(recipes, options.data, options.out, options.seconds, options.every)
+    if len(recipes) == 1:
+        ((name, recipe),) = recipes.items()
+        train(name, recipe, options.data, options.out, options.seconds, options.every)
+    else:
+        side_by_side(list(recipes))
 
 
 if __name__ == "__main__":
