@@ -287,7 +287,7 @@ def side_by_side(names: list[str]) -> None:
 
 
 def draw(logs: list[Path], out: Path, names: list[str]) -> None:
-    """Error against steps, and against how soft the codes are, as PNG.
+    """Softness of the codes, error and categories in use against steps, as PNG.
 
     Args:
         logs: what training wrote.
@@ -295,33 +295,32 @@ def draw(logs: list[Path], out: Path, names: list[str]) -> None:
         names: recipes to draw, ``NAME`` or ``NAME=LABEL``; empty for all.
     """
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
     lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
-    for name in names or sorted({line["recipe"] for line in lines}):
-        recipe, _, label = name.partition("=")
-        mine = [line for line in lines if line["recipe"] == recipe]
-        errors = [line["error_majority"] for line in mine]
-        (drawn,) = left.plot([line["step"] for line in mine], errors, marker=".")
-        left.annotate(
-            label or recipe,
-            (mine[-1]["step"], errors[-1]),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize="small",
-            color=drawn.get_color(),
-        )
-        right.plot([line["entropy"] for line in mine], errors, marker=".", color=drawn.get_color())
-    left.set(xlabel="step", ylabel="validation error by majority, %", yscale="log", yticks=[2, 3, 5, 10, 20, 40])
-    left.yaxis.set_major_formatter(ScalarFormatter())
-    left.yaxis.set_minor_formatter(NullFormatter())
-    left.set_xlim(0, 1.45 * max(line["step"] for line in lines))
-    right.set(xlabel="entropy of q(y|x), nats: soft at the left, confident at the right")
-    right.invert_xaxis()
-    for axes in (left, right):
+    panels = {
+        "entropy": "entropy of q(y|x), nats",
+        "error_majority": "validation error by majority, %",
+        "used": "categories in use",
+    }
+    figure, every_axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    for axes, (key, title) in zip(every_axes, panels.items(), strict=True):
+        for name in names or sorted({line["recipe"] for line in lines}):
+            recipe, _, label = name.partition("=")
+            mine = [line for line in lines if line["recipe"] == recipe]
+            axes.plot([line["step"] for line in mine], [line[key] for line in mine], marker=".", label=label or recipe)
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
+        if key != "error_majority":
+            axes.set_ylim(0)
+    error = every_axes[1]
+    error.set_yscale("log")
+    error.yaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10, 20, 40]))
+    error.yaxis.set_minor_locator(NullLocator())
+    error.yaxis.set_major_formatter(ScalarFormatter())
+    figure.legend(*error.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(out, dpi=150)
 
 

@@ -334,6 +334,8 @@ def _construct_phases(given: Mapping[str, Phase | Description]) -> dict[str, Pha
     alone = [name for name, phase in phases.items() if phase.alone]
     if len(alone) > 1:
         raise ConfigurationError(f"alone > 0 of {' and '.join(alone)} is not usable: allowed is one phase at a time")
+    for name, phase in phases.items():
+        phase.first_step = max((other.alone for key, other in phases.items() if key != name), default=0)
     return phases
 
 

@@ -487,6 +487,17 @@ class TestSteps:
         return seen[0]
 
 
+def test_a_schedule_begins_with_its_phase() -> None:
+    """The batches in which another phase is alone are not part of it."""
+    waiting = {"lr": 0.4, "warmup_steps": 3, "schedule": "linear"}
+    model = tiny(phases=phases(classification={"alone": 10, **waiting}, generator=waiting))
+    generator, classification = model.phases["generator"], model.phases["classification"]
+    assert [generator.learning_rates(10 + step, 18) for step in range(8)] == [
+        classification.learning_rates(step, 8) for step in range(8)
+    ]
+    assert classification.learning_rates(0, 18)[1] == pytest.approx(0.1)
+
+
 class TestPhaseOptimizer:
     def test_factor_ends_where_it_should(self) -> None:
         for schedule in ("cosine", "linear"):

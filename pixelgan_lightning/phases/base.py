@@ -101,7 +101,7 @@ class Phase(Component):
         0.0001
 
     Args:
-        alone: batches at the start in which no other phase runs.
+        alone: batches at the start in which no other phase runs; the schedules of the others begin after them.
         optimizer: arguments of :class:`~pixelgan_lightning.phases.optimization.PhaseOptimizer`.
 
     Raises:
@@ -122,6 +122,9 @@ class Phase(Component):
 
     prog_bar: bool = False
     """Whether its loss is shown in the progress bar."""
+
+    first_step: int = 0
+    """The step in which it first runs; the model sets it where another phase is ``alone`` before."""
 
     def __init__(self, alone: int = 0, **optimizer: Any) -> None:
         super().__init__()
@@ -199,8 +202,11 @@ class Phase(Component):
         return [p for part in (*parts, self) for p in part.parameters()]
 
     def learning_rates(self, step: int, total_steps: float) -> tuple[float, float]:
-        """At ``step`` of ``total_steps`` batches: of encoder and posterior, and of everything else."""
-        factor = self.optimizer.factor(step, total_steps)
+        """At ``step`` of ``total_steps`` batches: of encoder and posterior, and of everything else.
+
+        The schedule counts from :attr:`first_step`.
+        """
+        factor = self.optimizer.factor(step - self.first_step, total_steps - self.first_step)
         return (self.optimizer.lr if self.encoder_lr is None else self.encoder_lr) * factor, self.optimizer.lr * factor
 
     def selected(self, x: Tensor, step: TrainStep) -> Tensor:
