@@ -1,4 +1,4 @@
-"""CUDA tensors without a GPU, which know their device and have no values, and what passes between devices."""
+"""What a GPU would do, seen without one: CUDA tensors without values, what passes between devices, CUDA graphs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,44 @@ class Transfers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor) and t.dim()]
+        tensors = [t for t in _tensors((args, kwargs, result)) if t.dim()]
         devices = sorted({t.device.type for t in tensors})
         if len(devices) > 1:
             self.seen.append(f"{func} between {' and '.join(devices)}")
         return result
+
+
+class Recording(TorchDispatchMode):
+    """A CUDA graph on any device: operations are recorded and repeated on the memory that they had.
+
+    As there, numbers and views of Python are those of the recording, and recording computes nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self.before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.before:
+                self.before[storage.data_ptr()] = storage, storage.clone()
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        for storage, value in self.before.values():
+            storage.copy_(value)
+
+    def replay(self) -> None:
+        for func, args, kwargs, result in self.operations:
+            for old, new in zip(_tensors(result), _tensors(func(*args, **kwargs)), strict=True):
+                if old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                    old.copy_(new)
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

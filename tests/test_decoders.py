@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fakecuda import Recording
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -341,6 +342,7 @@ class TestCompletion:
         decoder = build(name, shape, likelihood, spread=2)
         z, uniforms = sampler_inputs(decoder, 3)
         mask = torch.rand(shape[1:]) < 0.5
+        mask[1] = True  # a row that is given as a whole is passed over
         known = Known(random_images(3, shape, likelihood.levels), mask)
         images = decoder.sample(z, uniforms, 1.0, known)
         assert torch.equal(images, sample_by_full_passes(decoder, z, uniforms, 1.0, known))
@@ -361,6 +363,33 @@ class TestCompletion:
         p = decoder.likelihood.log_prob(decoder(whole, z[:4]), whole).softmax(0)
         frequency = torch.stack([(images == image).flatten(1).all(1).double().mean() for image in whole])
         assert ((frequency - p).abs() < 5 * (p * (1 - p) / n).sqrt() + 1e-12).all()
+
+
+@every_decoder
+@every_likelihood
+@torch.no_grad()
+def test_a_recorded_row_draws_all_rows(name: str, likelihood: Likelihood) -> None:
+    """As a CUDA graph would: the operations of one row are repeated on the same memory."""
+    shape = (2, 5, 4)
+    decoder = build(name, shape, likelihood, spread=2)
+    assert isinstance(decoder, GatedPixelCNN)
+    z, uniforms = sampler_inputs(decoder, 3)
+    images = random_images(3, shape, likelihood.levels)
+    first_rows = torch.zeros(shape[1:], dtype=torch.bool)
+    first_rows[:2] = True
+    recordings: list[Recording] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], object]:
+        recordings.append(Recording())
+        with recordings[-1]:
+            work()
+        return recordings[-1].replay
+
+    for known in (None, Known(images, first_rows), Known(images, torch.rand(shape[1:]) < 0.5)):
+        expected = decoder.sample(z, uniforms, 0.8, known)
+        sampler = incremental._Sampler(decoder, decoder.code_map(z), uniforms, 0.8, known)
+        assert torch.equal(sampler.draw(record), expected)
+    assert len(recordings) == 3
 
 
 class TestConvDecoder:
@@ -630,9 +659,9 @@ def test_images_spread_over_threads_are_those_of_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("pixelgan_lightning.decoders.incremental.NUMBERS_PER_THREAD", 8)  # two images
     start = incremental._Sampler.__init__
 
-    def counted(self: Any, decoder: GatedPixelCNN, code: Tensor, temperature: float) -> None:
+    def counted(self: Any, decoder: GatedPixelCNN, code: Tensor, *others: Any) -> None:
         parts.append(len(code))
-        start(self, decoder, code, temperature)
+        start(self, decoder, code, *others)
 
     monkeypatch.setattr(incremental._Sampler, "__init__", counted)
     try:

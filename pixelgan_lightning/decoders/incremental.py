@@ -12,6 +12,10 @@ matrix product into memory that was set aside before, four operations for a laye
 - the horizontal features are kept without the biases of the residual convolutions, which are constants: ``h - offset``;
 - what the operations read and write are views that were made before the loop.
 
+Every row takes the same operations on the same memory. On a CUDA GPU, where calling an operation costs most, the second
+row is recorded as a CUDA graph, which draws it and all others. Recording costs about a row, so no graph is kept for
+later, when weights may have changed.
+
 Small operations get slower with two threads. Images are spread over threads instead, where there are enough of them:
 the threads take turns at calling operations, which for few images is most of the work.
 """
@@ -24,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from pixelgan_lightning.decoders.base import Known
@@ -50,12 +55,10 @@ def sample_incrementally(
         known: pixels that are given.
     """
     code = decoder.code_map(z)
-    given = None if known is None else known.mask.tolist()
-    images = None if known is None else known.image.to(z)
 
     def draw(part: slice) -> Tensor:
-        sampler = _Sampler(decoder, code[part], temperature)
-        return sampler.draw(uniforms[part], given, None if images is None else images[part])
+        mine = None if known is None else Known(known.image[part], known.mask)
+        return _Sampler(decoder, code[part], uniforms[part], temperature, mine).draw(recorded if z.is_cuda else None)
 
     if z.device.type != "cpu":
         return draw(slice(None))
@@ -97,18 +100,55 @@ def over_threads(work: Callable[[slice], Tensor], n: int, at_least: int = 1) -> 
         torch.set_num_threads(before)  # for threads to come
 
 
-class _Sampler:
-    """The state of the loop over pixels, for one set of codes."""
+def recorded(work: Callable[[], None]) -> Callable[[], object]:
+    """``work`` as a CUDA graph: what it returns does the same on the same memory, at the cost of one call.
 
-    def __init__(self, decoder: GatedNetwork, code: Tensor, temperature: float) -> None:
+    Nothing is computed here. ``work`` has run before, so that libraries are loaded. Where recording fails, for instance
+    in a likelihood that asks for a value, it returns ``work`` and warns.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        # Other threads may go on: one that watches a process group asks the device questions all the time.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            work()
+    except RuntimeError as error:
+        first_line = str(error).partition("\n")[0]
+        rank_zero_warn(f"Sampling goes on without a CUDA graph, which is slower: {first_line}")
+        return work
+    return graph.replay
+
+
+class _Sampler:
+    """The state of the loop over rows and pixels, for one set of codes.
+
+    What differs from row to row is chosen by ``row``, which lies on the device, or lies in ``values`` and ``given``.
+    """
+
+    def __init__(
+        self, decoder: GatedNetwork, code: Tensor, uniforms: Tensor, temperature: float, known: Known | None
+    ) -> None:
         self.decoder, self.temperature = decoder, temperature
-        colours, _, width = decoder.image_shape
+        colours, height, width = decoder.image_shape
         batch, channels = len(code), decoder.channels
         reach = decoder.first_kernel // 2
-        # The image in [-1, 1] with the zeros that the convolutions pad; `line` is its current row.
-        height = decoder.image_shape[1]
-        self.above = code.new_zeros(batch, colours, reach + height, reach + width + reach)
+        self.row = torch.zeros(1, dtype=torch.int64, device=code.device)
+        self.uniforms = uniforms.permute(1, 2, 0, 3).contiguous()  # [H, W, B, U]
+        self.values = code.new_zeros(width, batch, colours)  # the pixels of the row, in [0, 1]
+        self.images = code.new_zeros(height, width, batch, colours)
+        self.given = self.mask = None
+        self.given_rows = [False] * height
+        if known is not None:
+            self.images.copy_(known.image.permute(2, 3, 0, 1))
+            self.given_rows = known.mask.all(1).tolist()
+            if (known.mask.any(1) & ~known.mask.all(1)).any():
+                self.mask = known.mask.view(height, width, 1, 1).to(code.device)
+                self.given = torch.zeros_like(self.mask[0])  # [W, 1, 1]
+
+        # The rows above in [-1, 1] with the zeros that the convolutions pad; `line` is the row.
+        self.above = code.new_zeros(batch, colours, reach, reach + width + reach)
         self.line = code.new_zeros(batch, reach + width, colours)
+        self.scaled = [self.line[:, reach + c] for c in range(width)]  # where the values of a pixel go
+        self.minus_one = -torch.ones_like(self.scaled[0])
         self.windows = [self.line[:, c : c + reach].flatten(1) for c in range(width)]
         self.first_weight = decoder.first_horizontal.weight.squeeze(2).permute(2, 1, 0).flatten(0, 1).contiguous()
         no_bias = code.new_zeros(1, channels, 1, 1)
@@ -117,63 +157,82 @@ class _Sampler:
         self.layers = []
         offset = code.new_zeros(channels)
         for layer in decoder.gated_layers():
-            self.layers.append(_LayerState(layer, code, batch, width, decoder.image_shape[1], offset))
+            self.layers.append(_LayerState(layer, code, batch, width, offset))
             offset = offset + _bias(layer.out)
         self.features = code.new_zeros(batch, channels)  # of the horizontal stack, above all layers
         self.head = _Head(decoder, offset)
         # Where the features that go into each layer are written, column by column; at last those for the head.
         self.slots = [*(layer.slots for layer in self.layers), [self.features] * width]
 
-    def draw(self, uniforms: Tensor, given: list[list[bool]] | None, images: Tensor | None) -> Tensor:
-        colours, height, width = self.decoder.image_shape
-        batch = len(uniforms)
-        reach = self.decoder.first_kernel // 2
-        x = uniforms.new_zeros(height, width, batch, colours, dtype=self.line.dtype)
-        draws = uniforms.permute(1, 2, 0, 3).contiguous()
-        scaled = [self.line[:, reach + c] for c in range(width)]  # where a pixel's values in [-1, 1] go
-        minus_one = -torch.ones_like(scaled[0])
-        for row in range(height):
-            start = self.start_row(row)
-            row_x, row_draws = x[row].unbind(), draws[row].unbind()
-            for column in range(width):
-                if given is not None and images is not None and given[row][column]:
-                    row_x[column].copy_(images[:, :, row, column])
-                    # What this pixel's features are matters to the pixels on its right.
-                    self.step(start, column)
-                else:
-                    row_x[column].copy_(self.head.sample(self.step(start, column), row_draws[column], self.temperature))
-                torch.add(minus_one, row_x[column], alpha=2, out=scaled[column])
-            self.above[:, :, reach + row, reach : reach + width] = self.line[:, reach:].transpose(1, 2)
-        return x.permute(2, 3, 0, 1).contiguous()
+    def draw(self, record: Callable[[Callable[[], None]], Callable[[], object]] | None = None) -> Tensor:
+        """All images, ``[B, C, H, W]``; ``record`` gives a faster form of the work of a row."""
+        draw_row: Callable[[], object] = self.draw_row
+        rows_drawn = 0
+        for row, is_given in enumerate(self.given_rows):
+            self.row.fill_(row)
+            self.values.copy_(self.images[row])
+            if is_given:
+                self.pass_row()
+                continue
+            if self.given is not None and self.mask is not None:
+                self.given.copy_(self.mask[row])
+            if rows_drawn == 1 and record is not None:
+                draw_row = record(self.draw_row)
+            draw_row()
+            rows_drawn += 1
+            self.images[row] = self.values
+        return self.images.permute(2, 3, 0, 1).contiguous()
 
-    def start_row(self, row: int) -> tuple[Tensor, ...]:
+    def draw_row(self) -> None:
+        """Draw the pixels of a row that are not given."""
+        start = self.start_row()
+        draws = self.uniforms.index_select(0, self.row)[0].unbind()
+        for column, values in enumerate(self.values.unbind()):
+            drawn = self.head.sample(self.step(start, column), draws[column], self.temperature)
+            if self.given is not None:
+                drawn = torch.where(self.given[column], values, drawn)
+            values.copy_(drawn)
+            torch.add(self.minus_one, values, alpha=2, out=self.scaled[column])
+        self.end_row()
+
+    def pass_row(self) -> None:
+        """A row that is given: rows below see it through the vertical stacks alone."""
+        self.start_row()
+        self.line[:, self.decoder.first_kernel // 2 :] = (2 * self.values - 1).transpose(0, 1)
+        self.end_row()
+
+    def start_row(self) -> tuple[Tensor, ...]:
         """The vertical stacks of a row; returns what they add to each column of the input layer, ``[B, C]`` each."""
         decoder = self.decoder
-        reach, width = decoder.first_kernel // 2, decoder.image_shape[2]
-        v = decoder.first_vertical(self.above[:, :, row : row + reach]) + _row(self.bias_v, row)  # [B, C, 1, W]
-        start = decoder.first_link(v) + _bias(decoder.first_horizontal).view(1, -1, 1, 1) + _row(self.bias_h, row)
+        v = decoder.first_vertical(self.above) + _row(self.bias_v, 2, self.row)  # [B, C, 1, W]
+        start = decoder.first_link(v) + _bias(decoder.first_horizontal).view(1, -1, 1, 1)
+        start = start + _row(self.bias_h, 2, self.row)
         rows = v.squeeze(2).transpose(1, 2).contiguous()  # [B, W, C]
         for layer in self.layers:
-            rows = layer.start_row(rows, row)
-        return start.squeeze(2).permute(2, 0, 1).contiguous().expand(width, -1, -1).unbind()
+            rows = layer.start_row(rows, self.row)
+        return start.squeeze(2).permute(2, 0, 1).contiguous().expand(decoder.image_shape[2], -1, -1).unbind()
 
     def step(self, start: tuple[Tensor, ...], column: int) -> Tensor:
         """The horizontal stacks of one pixel; returns their features ``[B, C]`` without the biases."""
         h = self.slots[0][column]
         torch.addmm(start[column], self.windows[column], self.first_weight, out=h)
         for layer, slots in zip(self.layers, self.slots[1:], strict=True):
-            gates = layer.gates
-            torch.addmm(layer.starts[column], layer.windows[column], layer.weight, out=gates)
-            gates.sigmoid_()
-            torch.mul(layer.f, layer.g, out=layer.f)
+            gates, f, g = layer.gates[column]
+            gates.addmm_(layer.windows[column], layer.weight).sigmoid_()
+            torch.mul(f, g, out=f)
             h = torch.addmm(h, gates, layer.out_weight, out=slots[column])
         return h
 
+    def end_row(self) -> None:
+        """The row becomes the last of those above."""
+        reach = self.decoder.first_kernel // 2
+        _append(self.above.transpose(1, 2), F.pad(self.line[:, reach:].transpose(1, 2), (reach, reach)))
+
 
 class _LayerState:
-    """What one gated layer remembers: its vertical inputs of all rows, its horizontal inputs of this row."""
+    """What one gated layer remembers: its vertical inputs of the rows it sees, its horizontal inputs of this row."""
 
-    def __init__(self, layer: GatedLayer, code: Tensor, batch: int, width: int, height: int, offset: Tensor) -> None:
+    def __init__(self, layer: GatedLayer, code: Tensor, batch: int, width: int, offset: Tensor) -> None:
         channels, reach, dilation = layer.out.in_channels, layer.reach, layer.dilation
         self.dilation, self.pad = dilation, reach * dilation
         bias_v, bias_h = layer.biases(code)  # [B, 2C, H or 1, W or 1]
@@ -183,12 +242,13 @@ class _LayerState:
         self.bias_h = _doubled(_channels_last(bias_h)) + constant
 
         # Vertical: the padded input, and the windows of a row as a matrix.
-        self.rows = code.new_zeros(batch, self.pad + height, self.pad + width + self.pad, channels)
+        self.rows = code.new_zeros(batch, self.pad + 1, self.pad + width + self.pad, channels)
         self.patches = code.new_empty(batch, width, reach + 1, 2 * reach + 1, channels)
         self.vertical_weight = layer.vertical.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
         self.link_weight = _doubled(layer.link.weight.flatten(1).t())
-        self.starts_memory = code.new_empty(batch, width, 2 * channels)
-        self.starts = self.starts_memory.unbind(1)
+        # What it adds to the gates of each column, which are then computed in place.
+        self.starts = code.new_empty(batch, width, 2 * channels)
+        self.gates = [(gates, *gates.chunk(2, 1)) for gates in self.starts.unbind(1)]
 
         # Horizontal: columns that a window reads together lie side by side, whatever the dilation. The padding stands
         # for features of zero, of which the offset is subtracted like from all others.
@@ -198,25 +258,23 @@ class _LayerState:
         self.slots = [columns[:, d, reach + i] for i, d in places]
         self.windows = [columns[:, d, i : i + reach + 1].flatten(1) for i, d in places]
         self.weight = weight.flatten(0, 1).contiguous()
-        self.gates = code.new_empty(batch, 2 * channels)
-        self.f, self.g = self.gates.chunk(2, 1)
         out = layer.out.weight.flatten(1).t()
         self.out_weight = torch.cat([2 * out, -out])
 
-    def start_row(self, v: Tensor, row: int) -> Tensor:
+    def start_row(self, v: Tensor, row: Tensor) -> Tensor:
         """The vertical stack of a row, ``[B, W, C]`` to the same; sets what the horizontal one of it starts from."""
         batch, width, _ = v.shape
-        self.rows[:, self.pad + row, self.pad : self.pad + width] = v
-        window = self.rows[:, row : row + self.pad + 1 : self.dilation].unfold(2, 2 * self.pad + 1, 1)
+        _append(self.rows, F.pad(v, (0, 0, self.pad, self.pad)))
+        window = self.rows[:, :: self.dilation].unfold(2, 2 * self.pad + 1, 1)
         self.patches.copy_(window[..., :: self.dilation].permute(0, 2, 1, 4, 3))
         f, g = (
             torch.mm(self.patches.view(batch * width, -1), self.vertical_weight)
             .view(batch, width, -1)
-            .add_(_row_last(self.bias_v, row))
+            .add_(_row(self.bias_v, 1, row).squeeze(1))
             .chunk(2, 2)
         )
         v = f.tanh() * g.sigmoid()
-        torch.matmul(v, self.link_weight, out=self.starts_memory).add_(_row_last(self.bias_h, row))
+        torch.matmul(v, self.link_weight, out=self.starts).add_(_row(self.bias_h, 1, row).squeeze(1))
         return v
 
 
@@ -264,14 +322,15 @@ def _channels_last(bias: Tensor) -> Tensor:
     return bias.permute(0, 2, 3, 1).contiguous()
 
 
-def _row(bias: Tensor, row: int) -> Tensor:
-    """The row of a conditioning bias ``[B, C, H or 1, W or 1]`` that differs from row to row, or the only one."""
-    return bias[:, :, row : row + 1] if bias.shape[2] > 1 else bias
+def _row(bias: Tensor, dim: int, row: Tensor) -> Tensor:
+    """The row of a conditioning bias that differs from row to row along ``dim``, or the only one."""
+    return bias.index_select(dim, row) if bias.shape[dim] > 1 else bias
 
 
-def _row_last(bias: Tensor, row: int) -> Tensor:
-    """The same of ``[B, H or 1, W or 1, C]``: ``[B, W or 1, C]``."""
-    return bias[:, row if bias.shape[1] > 1 else 0]
+def _append(rows: Tensor, new: Tensor) -> None:
+    """Forget the first of ``rows`` ``[B, R, ...]`` and put ``new`` at the end."""
+    rows[:, :-1] = rows[:, 1:].clone()
+    rows[:, -1] = new
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
