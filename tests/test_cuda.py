@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from tinymodel import tiny_model
+from torch import Tensor
 
 from pixelgan_lightning.augmentations import RandomAffine
 from pixelgan_lightning.datamodules import DigitsDataModule
-from pixelgan_lightning.decoders import GatedPixelCNN, draw_uniforms
-from pixelgan_lightning.decoders.base import sample_by_full_passes
+from pixelgan_lightning.decoders import GatedPixelCNN, Known, draw_uniforms, incremental, sample_by_full_passes
+from pixelgan_lightning.likelihoods import Bernoulli, CategoricalLevels, DiscretizedLogisticMixture, Likelihood
 from pixelgan_lightning.priors import Gaussian
 
 pytestmark = [
@@ -64,18 +66,68 @@ def test_codes_and_likelihoods_are_those_of_the_cpu() -> None:
     torch.testing.assert_close(model.log_prob(x.cuda()).cpu(), log_prob, atol=1e-3, rtol=1e-5)
 
 
-@pytest.mark.parametrize("colours", [1, 3])
-def test_the_sampler_draws_what_full_passes_draw(colours: int) -> None:
-    from pixelgan_lightning.likelihoods import CategoricalLevels
+LIKELIHOODS = [Bernoulli(), CategoricalLevels(5), DiscretizedLogisticMixture(2, levels=5)]
+every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda one: type(one).__name__)
 
+
+def decoder_and_draws(colours: int, likelihood: Likelihood, **options: Any) -> tuple[GatedPixelCNN, Tensor, Tensor]:
+    """A decoder of images ``[9, 7]``, codes and draws of 16 images."""
     torch.manual_seed(0)
-    decoder = GatedPixelCNN(8, layers=2, dilations=[1, 2]).build((colours, 9, 7), 2, CategoricalLevels(5)).cuda()
+    decoder = GatedPixelCNN(8, layers=2, dilations=[1, 2], **options).build((colours, 9, 7), 2, likelihood).cuda()
     z = torch.randn(16, 2, device="cuda")
-    uniforms = draw_uniforms(decoder, 16, torch.Generator().manual_seed(1), z)
+    return decoder, z, draw_uniforms(decoder, 16, torch.Generator().manual_seed(1), z)
+
+
+@every_likelihood
+@pytest.mark.parametrize("colours", [1, 3])
+def test_the_sampler_draws_what_full_passes_draw(colours: int, likelihood: Likelihood) -> None:
+    decoder, z, uniforms = decoder_and_draws(colours, likelihood)
     drawn = decoder.sample(z, uniforms)
     expected = sample_by_full_passes(decoder, z, uniforms)
     assert (drawn == expected).float().mean() > 0.98  # a draw beside a rounded border may fall on its other side
     assert torch.equal(decoder.sample(z, uniforms), drawn)
+
+
+@every_likelihood
+@pytest.mark.parametrize("bias", ["location_invariant", "location_dependent"])
+def test_a_graph_draws_what_single_operations_draw(
+    likelihood: Likelihood, bias: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    decoder, z, uniforms = decoder_and_draws(3, likelihood, bias=bias)
+    images = torch.rand(16, 3, 9, 7, device="cuda").round()
+    first_rows = torch.arange(9)[:, None].expand(-1, 7) < 4
+    recordings: list[object] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], object]:
+        replay = incremental.recorded(work)
+        recordings.append(replay)
+        return replay
+
+    for known in (None, Known(images, first_rows), Known(images, torch.rand(9, 7) < 0.5)):
+        plain = incremental._Sampler(decoder, decoder.code_map(z), uniforms, 0.8, known)
+        graph = incremental._Sampler(decoder, decoder.code_map(z), uniforms, 0.8, known)
+        with torch.no_grad():
+            assert torch.equal(graph.draw(record), plain.draw())
+        assert torch.equal(decoder.sample(z, uniforms, 0.8, known), plain.images.permute(2, 3, 0, 1))
+    assert [type(replay.__self__) for replay in recordings] == [torch.cuda.CUDAGraph] * 3  # type: ignore[attr-defined]
+    assert not [warning for warning in recwarn if "CUDA graph" in str(warning.message)]
+
+
+class Waiting(Bernoulli):
+    """A likelihood that asks the device for a value, which a CUDA graph cannot do."""
+
+    def sample(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        assert params.isfinite().all()
+        return super().sample(params, uniforms, temperature)
+
+
+def test_where_a_graph_is_not_possible_the_operations_are_called() -> None:
+    decoder, z, uniforms = decoder_and_draws(1, Waiting())
+    with pytest.warns(UserWarning, match="without a CUDA graph"):
+        drawn = decoder.sample(z, uniforms)
+    decoder.likelihood = Bernoulli()
+    assert torch.equal(decoder.sample(z, uniforms), drawn)
+    assert torch.rand(1, device="cuda").isfinite()  # the generator is as it was
 
 
 def test_samples_and_importance_weights_need_no_help_with_devices() -> None:
