@@ -185,6 +185,12 @@ class PixelGANCLI(LightningCLI):
             "layers are written out by hand, which is faster, and stay as they are.",
         )
         parser.add_argument(
+            "--cuda_graphs",
+            type=bool,
+            default=False,
+            help="On one GPU, run each training step as a CUDA graph: no waiting for the host, more memory.",
+        )
+        parser.add_argument(
             "--allow",
             type=str | None,
             default=None,
@@ -362,6 +368,7 @@ class PixelGANCLI(LightningCLI):
             warm_start(self.model, pretrained.folder(config.init_from) if ships else config.init_from)
         if config.compile_decoder:
             self.model.decoder.compile()  # in place: the keys of the state dict stay as they are
+        self.model.cuda_graphs = config.cuda_graphs
 
     def after_instantiate_classes(self) -> None:
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -42,9 +42,10 @@ from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.random import RowDraws, keyed_seed
 from pixelgan_lightning.training.averaging import change_weights
+from pixelgan_lightning.training.captured import Captured, CUDAGraphs, say_why_not, why_not
 from pixelgan_lightning.training.gradients import Gradients
 from pixelgan_lightning.training.resume import Resumable
-from pixelgan_lightning.training.steps import STEPS
+from pixelgan_lightning.training.steps import STEPS, Sequential
 from pixelgan_lightning.training.trial import require_contracts
 
 THE_PAPERS: dict[str, type[Phase]] = {
@@ -81,6 +82,10 @@ class PixelGAN(Autoencoder, Resumable):
             encoder and one optimizer for it, which is faster (:class:`~pixelgan_lightning.training.steps.Fused` says
             what differs).
         seed: key of all random draws of the training loop; the command line takes it from ``seed_everything``.
+
+    Attributes:
+        cuda_graphs: whether a training on one GPU runs its steps as CUDA graphs
+            (:class:`~pixelgan_lightning.training.captured.Captured`); False.
 
     Raises:
         ConfigurationError: parts and phases that do not fit together, or values out of range.
@@ -129,6 +134,7 @@ class PixelGAN(Autoencoder, Resumable):
         require_contracts(self)
         self.gradients = Gradients(self)
         self.step = STEPS[step](self, self.phases, self.gradients)
+        self.cuda_graphs = False
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -178,9 +184,8 @@ class PixelGAN(Autoencoder, Resumable):
         for phase in self.phases.values():
             phase.begin(self, step)
         optimizers = self.optimizers(use_pl_optimizer=False)
-        self.step.run(
-            self._active(step), step, optimizers if isinstance(optimizers, list) else [optimizers], self._total_steps
-        )
+        sees = {name: self.phases[name].sees(self, number) for name in self._active(step)}
+        self._executor.run(sees, step, optimizers if isinstance(optimizers, list) else [optimizers], self._total_steps)
         if step.logged:
             for name, value in step.numbers.items():
                 self.log(f"train/{name}", value, prog_bar=name in self.phases and self.phases[name].prog_bar)
@@ -241,6 +246,17 @@ class PixelGAN(Autoencoder, Resumable):
                     f"schedule={phase.optimizer.schedule!r} of the {name} phase is not usable without an end: allowed "
                     "are max_epochs or max_steps, decay_steps, and 'constant'"
                 )
+        self._executor = self._choose_executor()
+
+    def _choose_executor(self) -> Sequential | Captured:
+        """What runs the steps of a training."""
+        reason = why_not(self) if self.cuda_graphs else None
+        if reason is not None:
+            say_why_not(reason)
+        return Captured(self.step, CUDAGraphs()) if self.cuda_graphs and reason is None else self.step
+
+    def on_train_end(self) -> None:
+        self._executor = self.step  # graphs hold memory
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready > 1:  # not the first of a run or an epoch

@@ -32,20 +32,23 @@ def keyed_generator(*key: Key) -> torch.Generator:
     return torch.Generator().manual_seed(keyed_seed(*key))
 
 
-def split_mix(start: int, gamma: int, first: int, count: int, device: torch.device | str | None = None) -> Tensor:
+def split_mix(
+    start: int | Tensor, gamma: int | Tensor, first: int, count: int, device: torch.device | str | None = None
+) -> Tensor:
     """Numbers ``first`` to ``first + count`` (from 0) of SplitMix64, int64 ``[count]``: 64 random bits each.
 
     Args:
-        start: its seed, of 64 bits.
-        gamma: its odd step, of 64 bits.
+        start: its seed, of 64 bits; or an int64 tensor ``[]`` of these bits, on the device.
+        gamma: its odd step, likewise.
         first: number of the first one.
         count: how many.
         device: where to make them.
     """
     z = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device)
-    z.mul_(_signed(gamma)).add_(_signed(start))
+    z.mul_(gamma if isinstance(gamma, Tensor) else signed(gamma))
+    z.add_(start if isinstance(start, Tensor) else signed(start))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z.bitwise_xor_(_shifted(z, shift)).mul_(_signed(factor))
+        z.bitwise_xor_(_shifted(z, shift)).mul_(signed(factor))
     return z.bitwise_xor_(_shifted(z, 31))
 
 
@@ -78,9 +81,13 @@ class RowDraws:
         everything = draw(rows * self.world_size, keyed_generator(*self.key, purpose))
         return everything[self.rank * rows : (self.rank + 1) * rows].to(self.device)
 
+    def stream(self, purpose: str) -> tuple[int | Tensor, int | Tensor]:
+        """Start and step of the numbers for ``purpose``; see :func:`stream`."""
+        return stream(*self.key, purpose)
+
     def uniform(self, purpose: str, rows: int, *shape: int) -> Tensor:
         """Uniform draws in [0, 1), multiples of 2**-24, ``[rows, *shape]``, float32."""
-        start, gamma = stream(*self.key, purpose)
+        start, gamma = self.stream(purpose)
         numbers = math.prod(shape)
         words = -(-numbers // 2)  # each gives two numbers, and each row has its own
         bits = split_mix(start, gamma, self.rank * rows * words, rows * words, self.device).view(rows, words)
@@ -107,7 +114,7 @@ def stream(*key: Key) -> tuple[int, int]:
     return start, gamma if (gamma ^ (gamma >> 1)).bit_count() >= 24 else gamma ^ 0xAAAAAAAAAAAAAAAA
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
     """The int64 with the bits of a number below 2**64."""
     return number - (number >> 63 << 64)
 

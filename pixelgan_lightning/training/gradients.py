@@ -17,13 +17,13 @@ from pixelgan_lightning.errors import NonFiniteError
 
 
 class _Unseen(NamedTuple):
-    """A value that has to be finite, and that nobody has looked at yet."""
+    """Values ``[n]`` that have to be finite, and that nobody has looked at yet."""
 
-    what: str
+    what: Sequence[str]
     step: int
     batch: int
     epoch: int
-    value: Tensor
+    values: Tensor
 
 
 @contextmanager
@@ -49,6 +49,7 @@ class Gradients:
     def __init__(self, module: pl.LightningModule) -> None:
         self.module = module
         self._unseen: list[_Unseen] = []
+        self._recorded: dict[str, Tensor] | None = None
 
     def follow(
         self, losses: Mapping[str, Tensor], optimizer: Optimizer, name: str, clip_norm: float | None = None
@@ -65,11 +66,14 @@ class Gradients:
         self.module.manual_backward(sum(terms[1:], terms[0]))
         moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
-        for phase, loss in losses.items():
-            self._watch(f"loss of the {phase} phase", loss.detach())
-        self._watch(f"norm of the gradient of the {name} phase", norm)
-        if self.looking_is_free:
-            self.require_finite()
+        watched = {f"loss of the {phase} phase": loss.detach() for phase, loss in losses.items()}
+        watched[f"norm of the gradient of the {name} phase"] = norm
+        if self._recorded is not None:
+            self._recorded |= watched
+        else:
+            self.remember(list(watched), torch.stack([value.float() for value in watched.values()]))
+            if self.looking_is_free:
+                self.require_finite()
         if clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(moved, clip_norm, norm)
         self.module.trainer.strategy.optimizer_step(optimizer, _nothing)
@@ -89,11 +93,20 @@ class Gradients:
         optimizers = self.module.optimizers()
         (optimizers[0] if isinstance(optimizers, list) else optimizers).step()
 
-    def _watch(self, what: str, value: Tensor) -> None:
-        """Remember a value that has to be finite: to look at it at once would make the host wait for the device."""
+    @contextmanager
+    def recorded(self) -> Iterator[dict[str, Tensor]]:
+        """What has to be finite is put here, by name, for :meth:`remember`."""
+        self._recorded = {}
+        try:
+            yield self._recorded
+        finally:
+            self._recorded = None
+
+    def remember(self, what: Sequence[str], values: Tensor) -> None:
+        """Remember values ``[n]`` that have to be finite: to look at once would make the host wait for the device."""
         module = self.module
         batch = module.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
-        self._unseen.append(_Unseen(what, module.global_step, batch, module.current_epoch, value))
+        self._unseen.append(_Unseen(what, module.global_step, batch, module.current_epoch, values))
 
     def require_finite(self) -> None:
         """Look at all losses and gradient norms since the last time, in one transfer from the device.
@@ -107,11 +120,12 @@ class Gradients:
         """
         if not self._unseen:
             return
-        values = torch.stack([unseen.value.float() for unseen in self._unseen]).tolist()
-        for unseen, value in zip(self._unseen, values, strict=True):
+        values = torch.cat([unseen.values for unseen in self._unseen]).tolist()
+        names = [(what, unseen) for unseen in self._unseen for what in unseen.what]
+        for (what, unseen), value in zip(names, values, strict=True):
             if not math.isfinite(value):
                 raise NonFiniteError(
-                    f"the {unseen.what} is {value} at step {unseen.step} (batch {unseen.batch} of epoch "
+                    f"the {what} is {value} at step {unseen.step} (batch {unseen.batch} of epoch "
                     f"{unseen.epoch}); checkpoints written before are good"
                 )
         self._unseen.clear()

@@ -16,6 +16,9 @@ from pixelgan_lightning.numerics.normalization import running_statistics
 from pixelgan_lightning.phases import Encoded, Phase, TrainStep
 from pixelgan_lightning.training.gradients import Gradients, frozen
 
+Sees = Mapping[str, tuple[str, ...]]
+"""By phase of a step, in order, which images go through the encoder for it."""
+
 
 class Sequential:
     """The phases one after the other, as in the paper: each sees what the one before has written.
@@ -38,27 +41,52 @@ class Sequential:
         self._freeze()
         return {name: phase.optimizer.build(self._groups(name)) for name, phase in self.phases.items()}
 
-    def run(self, active: Sequence[str], step: TrainStep, optimizers: Sequence[Optimizer], total_steps: float) -> None:
+    def run(self, sees: Sees, step: TrainStep, optimizers: Sequence[Optimizer], total_steps: float) -> None:
         """One step.
 
         Args:
-            active: the phases that the step has, in order.
+            sees: the phases that the step has, in order, with what each :meth:`~Phase.sees`.
             step: with its batch.
             optimizers: those that :meth:`optimizers` made.
             total_steps: how many steps the training has.
         """
-        by_phase = dict(zip(self.phases, optimizers, strict=True))
-        for name in active:
-            self.run_phase(name, step, by_phase[name], total_steps, tracked=name == active[0])
+        self.move(sees, step, optimizers, self.set_rates(sees, step.number, optimizers, total_steps))
 
-    def run_phase(self, name: str, step: TrainStep, optimizer: Optimizer, total_steps: float, tracked: bool) -> None:
+    def set_rates(
+        self, active: Collection[str], number: int, optimizers: Sequence[Optimizer], total_steps: float
+    ) -> dict[str, float]:
+        """Write the learning rates of step ``number`` into the optimizers.
+
+        Returns:
+            By phase, what its gradient is multiplied with on the way to the encoder, where that is not 1 by nature.
+        """
+        for (name, phase), optimizer in zip(self.phases.items(), optimizers, strict=True):
+            if name in active:
+                encoder_lr, lr = phase.learning_rates(number, total_steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = encoder_lr if group["recognition"] else lr
+        return {}
+
+    def move(
+        self, sees: Sees, step: TrainStep, optimizers: Sequence[Optimizer], shares: Mapping[str, float | Tensor]
+    ) -> None:
+        """One step at the learning rates that the optimizers have: a function of tensors, whose number nobody asks for.
+
+        Args:
+            sees: see :meth:`run`.
+            step: with its batch.
+            optimizers: with their rates set.
+            shares: what :meth:`set_rates` returned.
+        """
+        by_phase = dict(zip(self.phases, optimizers, strict=True))
+        for i, (name, seen) in enumerate(sees.items()):
+            self.run_phase(name, seen, step, by_phase[name], tracked=i == 0)
+
+    def run_phase(self, name: str, sees: Collection[str], step: TrainStep, optimizer: Optimizer, tracked: bool) -> None:
         """One phase of a step; ``tracked``: the running statistics follow what it shows to the encoder."""
         phase = self.phases[name]
-        encoder_lr, lr = phase.learning_rates(step.number, total_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = encoder_lr if group["recognition"] else lr
         with frozen(self._frozen[name]):
-            seen = {part: phase.selected(step.images(part), step) for part in phase.sees(self.model, step.number)}
+            seen = {part: phase.selected(step.images(part), step) for part in sees}
             encoded = encode(self.model, seen, phase.reads, name, step, tracked)
             self._follow({name: phase.loss(self.model, encoded, step)}, name, optimizer, step)
 
@@ -135,50 +163,58 @@ class Fused(Sequential):
         sets = [self._together, *([name] for name in self._apart)]
         return {names[0]: self.phases[names[0]].optimizer.build(self._groups(*names)) for names in sets if names}
 
-    def run(self, active: Sequence[str], step: TrainStep, optimizers: Sequence[Optimizer], total_steps: float) -> None:
-        together = [name for name in active if name in self._together]
-        apart = [name for name in active if name in self._apart]
-        by_phase = dict(zip([*self._together[:1], *self._apart], optimizers, strict=True))
-        encoded = self._one_pass(active, together, step)
-        if together:
-            rates = {name: self.phases[name].learning_rates(step.number, total_steps) for name in together}
-            encoder_lr = sum(rate for rate, _ in rates.values())
-            optimizer = by_phase[self._together[0]]
+    def set_rates(
+        self, active: Collection[str], number: int, optimizers: Sequence[Optimizer], total_steps: float
+    ) -> dict[str, float]:
+        rates = {name: self.phases[name].learning_rates(number, total_steps) for name in active}
+        encoder_rates = {name: rates[name][0] for name in active if name in self._together}
+        encoder_lr = sum(encoder_rates.values())
+        for optimizer in optimizers:
             for group in optimizer.param_groups:
                 if group["recognition"]:
                     group["lr"] = encoder_lr
                 elif group["phase"] in rates:
                     group["lr"] = rates[group["phase"]][1]
+        return {name: rate / encoder_lr if encoder_lr else 0.0 for name, rate in encoder_rates.items()}
+
+    def move(
+        self, sees: Sees, step: TrainStep, optimizers: Sequence[Optimizer], shares: Mapping[str, float | Tensor]
+    ) -> None:
+        together = [name for name in sees if name in self._together]
+        by_phase = dict(zip([*self._together[:1], *self._apart], optimizers, strict=True))
+        encoded = self._one_pass(sees, together, step)
+        if together:
             losses = {}
             for name in together:
-                share = rates[name][0] / encoder_lr if encoder_lr else 0.0
+                part = self._part_of(encoded, name, sees[name], shares[name], step)
                 with frozen(self._frozen[name]):
-                    losses[name] = self.phases[name].loss(self.model, self._part_of(encoded, name, share, step), step)
-            self._follow(losses, self._together[0], optimizer, step)
-        for name in apart:
-            _, lr = self.phases[name].learning_rates(step.number, total_steps)
-            for group in by_phase[name].param_groups:
-                group["lr"] = lr
+                    losses[name] = self.phases[name].loss(self.model, part, step)
+            self._follow(losses, self._together[0], by_phase[self._together[0]], step)
+        for name in [name for name in sees if name in self._apart]:
             with frozen(self._frozen[name]):
-                loss = self.phases[name].loss(self.model, self._part_of(encoded, name, None, step), step)
+                part = self._part_of(encoded, name, sees[name], None, step)
+                loss = self.phases[name].loss(self.model, part, step)
                 self._follow({name: loss}, name, by_phase[name], step)
 
-    def _one_pass(self, active: Sequence[str], together: Sequence[str], step: TrainStep) -> dict[str, Encoded]:
+    def _one_pass(self, sees: Sees, together: Sequence[str], step: TrainStep) -> dict[str, Encoded]:
         """Everything that the phases of a step see."""
-        phases = [self.phases[name] for name in active]
-        parts = dict.fromkeys(part for phase in phases for part in phase.sees(self.model, step.number))
-        reads = {output for phase in phases for output in phase.reads}
-        seen = {part: step.images(part) for part in parts}
+        reads = {output for name in sees for output in self.phases[name].reads}
+        seen = {part: step.images(part) for parts in sees.values() for part in parts}
         with frozen(self._frozen[together[0]]) if together else torch.no_grad():
             return encode(self.model, seen, reads, "fused", step, tracked=True)
 
     def _part_of(
-        self, encoded: Mapping[str, Encoded], name: str, share: float | None, step: TrainStep
+        self,
+        encoded: Mapping[str, Encoded],
+        name: str,
+        sees: Collection[str],
+        share: float | Tensor | None,
+        step: TrainStep,
     ) -> dict[str, Encoded]:
         """What a phase sees of it; ``share`` multiplies its gradient on the way to the encoder, None cuts it off."""
         phase = self.phases[name]
         part: dict[str, Encoded] = {}
-        for seen in phase.sees(self.model, step.number):
+        for seen in sees:
             outputs = {key: encoded[seen].outputs[key] for key in ("features", *phase.reads)}
             outputs = {key: phase.selected(value, step) for key, value in outputs.items()}
             outputs = {k: v.detach() if share is None else _scale_gradient(v, share) for k, v in outputs.items()}
@@ -245,12 +281,12 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
-def _scale_gradient(x: Tensor, factor: float) -> Tensor:
+def _scale_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
     """``x`` itself, whose gradient is multiplied by ``factor`` on the way back."""
-    if x.requires_grad and factor != 1.0:
+    if x.requires_grad and (isinstance(factor, Tensor) or factor != 1.0):
         x = x.view_as(x)
         x.register_hook(lambda gradient: factor * gradient)
     return x
 
 
-__all__ = ["STEPS", "Fused", "Sequential", "encode"]
+__all__ = ["STEPS", "Fused", "Sees", "Sequential", "encode"]
