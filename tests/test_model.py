@@ -124,7 +124,7 @@ def trainer(**arguments: Any) -> pl.Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return pl.Trainer(accelerator="cpu", **{**quiet, "devices": 1, "max_epochs": 1, **arguments})
+    return pl.Trainer(**{**quiet, "accelerator": "cpu", "devices": 1, "max_epochs": 1, **arguments})
 
 
 def fit(model: PixelGAN, data: Sequence[dict[str, Any]], **arguments: Any) -> pl.Trainer:

@@ -110,3 +110,12 @@ def test_compiling_the_decoder_changes_neither_training_nor_checkpoints(monkeypa
     pixelgan("fit", "--run_dir", "plain", *more, "--compile_decoder", "true")
     pixelgan("fit", "--run_dir", "compiled", *more, "--compile_decoder", "false")
     assert load_step(Path("plain")) == load_step(Path("compiled")) == 4
+
+
+def test_cuda_graphs_without_a_gpu_say_so_and_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    fit = ["fit", "--config", SMALL]
+    pixelgan(*fit, "--run_dir", "plain")
+    pixelgan(*fit, "--run_dir", "graphs", "--cuda_graphs", "true")
+    assert caplog.text.count("cuda_graphs: steps run one operation at a time, the device is cpu") == 1
+    for name, value in state("plain")["state_dict"].items():
+        assert torch.equal(state("graphs")["state_dict"][name], value)
