@@ -82,7 +82,9 @@ class Clock(pl.Callback):
             trainer.should_stop = True
 
 
-def lightning_step(batch: int, precision: str, seconds: float, **options: Any) -> dict[str, float]:
+def lightning_step(
+    batch: int, precision: str, seconds: float, graphs: bool = False, **options: Any
+) -> dict[str, float]:
     """Milliseconds and images per second of a step as the command line runs it."""
     clock = {"class_path": "gpu_steps.Clock", "init_args": {"seconds": seconds, "precision": precision, **options}}
     trainer = {
@@ -93,7 +95,8 @@ def lightning_step(batch: int, precision: str, seconds: float, **options: Any) -
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder) / "overlay.yaml"
         overlay.write_text(yaml.safe_dump({"trainer": trainer, "data": {"init_args": {"batch_size": batch}}}))
-        command_line(["fit", "--config", str(CONFIG), "--config", str(overlay), "--run_dir", f"{folder}/run"])
+        configs = ["--config", str(CONFIG), "--config", str(overlay)]
+        command_line(["fit", *configs, "--run_dir", f"{folder}/run", "--cuda_graphs", str(graphs).lower()])
     return Clock.last
 
 
@@ -204,24 +207,30 @@ def main() -> None:
     parser.add_argument("mode", choices=("eager", "compiled", "profile"))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("."))
+    parser.add_argument("--batches", type=int, nargs="+", default=(100, 500, 2000))
+    parser.add_argument("--precisions", nargs="+", choices=("tf32", "fp32", "bf16"))
     options = parser.parse_args()
-    batches, seconds = ((100, 500, 2000), 1.5) if not options.small else ((4,), 0.05)
+    batches, seconds = (options.batches, 1.5) if not options.small else ((4,), 0.05)
     warmup, graphs = 1 if options.small else 10, torch.cuda.is_available()
     if options.mode == "profile":
         file = str(options.out / "profile.txt")
         guarded({"profile": file}, lambda: lightning_step(batches[0], "tf32", 60, warmup=warmup, profile=file))
         return
-    precisions = ("tf32", "fp32", "bf16") if options.mode == "eager" else ("tf32", "bf16")
+    precisions = options.precisions or (["tf32", "fp32", "bf16"] if options.mode == "eager" else ["tf32", "bf16"])
     precisions = precisions[:1] if options.small else precisions
     pairs = list(itertools.product(precisions, batches))
     compiled = options.mode == "compiled"
     for precision, batch in pairs:
         what = {"batch": batch, "precision": precision}
         hows = ["compiled", "compiled graph"] if compiled else ["eager", "graph"]
-        guarded(
-            {"loop": "pixelgan fit, compiled" if compiled else "pixelgan fit", **what},
-            lambda b=batch, p=precision: lightning_step(b, p, seconds, warmup=warmup, compiled=compiled),
-        )
+        for graph in (True, False):
+            loop = f"pixelgan fit{', compiled' * compiled}{', graph' * graph}"
+            guarded(
+                {"loop": loop, **what},
+                lambda b=batch, p=precision, g=graph: lightning_step(
+                    b, p, seconds, graphs=g, warmup=warmup, compiled=compiled
+                ),
+            )
         for how in hows:
             if "graph" in how and not graphs:
                 continue
