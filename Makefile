@@ -72,6 +72,7 @@ docs: setup ## build the documentation into build/docs; a warning is an error
 	@rm -rf build/lib build/docs-source
 	@$(BIN)/pip install --quiet --editable '.[docs]'
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/docs-source .
+	$(BIN)/python docs/draw_floors.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
 
 clean: ## remove what was built and cached; .venv, runs/ and data/ stay

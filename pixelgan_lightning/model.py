@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.trainer.states import TrainerFn
@@ -41,10 +42,10 @@ from pixelgan_lightning.phases.base import Batch
 from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.random import RowDraws, keyed_seed
-from pixelgan_lightning.training.averaging import change_weights
+from pixelgan_lightning.training.averaging import change_weights, require_own_average
 from pixelgan_lightning.training.captured import Captured, CUDAGraphs, say_why_not, why_not
 from pixelgan_lightning.training.gradients import Gradients
-from pixelgan_lightning.training.resume import Resumable
+from pixelgan_lightning.training.resume import Continuation, attached_trainer, begin_next_epoch
 from pixelgan_lightning.training.steps import STEPS, Sequential
 from pixelgan_lightning.training.trial import require_contracts
 
@@ -57,7 +58,7 @@ THE_PAPERS: dict[str, type[Phase]] = {
 """The phases of the paper, by name, in their order; the last needs labels."""
 
 
-class PixelGAN(Autoencoder, Resumable):
+class PixelGAN(Autoencoder, pl.LightningModule):
     """An encoder, a conditional PixelCNN as decoder, a discriminator that makes all codes together look like a prior.
 
     It minimises ``-E_x E_q(z|x)[log p(x|z)] + KL(q(z)||p(z))``: the evidence lower bound without its mutual
@@ -132,6 +133,7 @@ class PixelGAN(Autoencoder, Resumable):
         for phase in self.phases.values():
             phase.build(self)
         require_contracts(self)
+        self.continuation = Continuation(self)
         self.gradients = Gradients(self)
         self.step = STEPS[step](self, self.phases, self.gradients)
         self.cuda_graphs = False
@@ -211,6 +213,9 @@ class PixelGAN(Autoencoder, Resumable):
             for p in self.posterior.parameters():
                 optimizer.state.pop(p, None)
 
+    def setup(self, stage: str) -> None:
+        require_own_average(self.trainer)
+
     def on_fit_start(self) -> None:
         require_usable_precision(self.trainer.precision)
         data = getattr(self.trainer, "datamodule", None)
@@ -231,7 +236,7 @@ class PixelGAN(Autoencoder, Resumable):
             phase.check(self, self.trainer)
 
     def on_train_start(self) -> None:
-        super().on_train_start()
+        begin_next_epoch(self.trainer)
         self.gradients.forget()
         self._total_steps = self.trainer.estimated_stepping_batches
         model = self.trainer.strategy.model
@@ -273,12 +278,29 @@ class PixelGAN(Autoencoder, Resumable):
                     '{"labelled": {"image": ..., "label": ...}}, {"unlabelled": {"neighbour": ...}} for neighbours'
                 )
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.continuation.steps = self.global_step
+
     def on_train_epoch_end(self) -> None:
         self.gradients.require_finite()
 
-    def require_finite(self) -> None:
-        """See :meth:`~pixelgan_lightning.training.gradients.Gradients.require_finite`."""
+    def on_validation_start(self) -> None:
         self.gradients.require_finite()
+
+    @property
+    def global_step(self) -> int:
+        """Batches trained on: outside ``fit`` those behind the weights."""
+        trainer = attached_trainer(self)
+        counted = int(super().global_step)
+        within = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        return counted if within else self.continuation.steps or counted
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.gradients.require_finite()
+        self.continuation.write(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.continuation.read(checkpoint)
 
     # ----------------------------------------------------------------------------------------------- the evaluation
 

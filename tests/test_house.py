@@ -1,8 +1,10 @@
-"""How the files hang together: imports make no circle, and few private names of other packages are used."""
+"""How the files hang together: imports make no circle and lead to lower floors, and few private names of other
+packages are used."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,6 +15,24 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"pixelgan_lightning": "", "callbacks": "pixelgan_lightning.", "datamodules": "pixelgan_lightning."}
+FLOORS: dict[str, tuple[str, str]] = {  # floor: its folders and files, and the floors that they may import
+    "basics": ("component contracts errors messages numerics random trust version whole_file", ""),
+    "parts": ("augmentations decoders discriminators encoders likelihoods posteriors priors", "basics"),
+    "data": ("datamodules", "basics parts"),
+    "autoencoder": ("autoencoder", "basics parts"),
+    "evaluation": ("evaluation", "basics parts"),
+    "phases": ("phases", "basics parts autoencoder"),
+    "training": ("training", "basics autoencoder phases"),
+    "files": ("files pretrained", "basics autoencoder evaluation"),
+    "model": ("model", "basics parts autoencoder phases training files"),  # files: only to be loaded from them
+    "pages": ("pages", "basics evaluation"),
+    "callbacks": ("callbacks", "basics parts evaluation training files"),
+    "bolts": ("bolts", "basics data phases"),
+    "commands": ("commands", "basics data evaluation files model pages"),
+    "command line": ("cli __main__", "basics parts data phases evaluation training files model callbacks commands"),
+}
+"""From the ground up: a floor may import those below that it names. Whatever the package gathers at its front, outside
+code alone takes from there."""
 THEIRS = (LightningCLI, LightningArgumentParser, SaveConfigCallback, pl.LightningModule, pl.LightningDataModule)
 """Classes of Lightning that ours extend: a private name of theirs is borrowed also where one of ours overrides it."""
 BORROWED = {
@@ -72,6 +92,45 @@ def test_imports_make_no_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
+
+
+def floors_of(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Which floors each imports, itself left out.
+
+    Raises:
+        KeyError: a folder or file that :data:`FLOORS` does not name.
+    """
+    floor = {room: name for name, (rooms, _) in FLOORS.items() for room in rooms.split()}
+    found: dict[str, set[str]] = {name: set() for name in FLOORS}
+    for module, imported in graph.items():
+        if module != "pixelgan_lightning":  # the front of the package
+            here = floor[module.split(".")[1]]
+            found[here] |= {floor[(f"{other}.__init__").split(".")[1]] for other in imported} - {here}
+    return found
+
+
+def test_imports_lead_to_lower_floors() -> None:
+    below: set[str] = set()
+    found = floors_of(imports(modules(ROOT)))
+    for name, (_, allowed) in FLOORS.items():
+        assert set(allowed.split()) <= below, f"{name} may import what is not below it"
+        assert found[name] == set(allowed.split()), f"what {name} imports is not what FLOORS says"
+        below.add(name)
+
+
+def test_the_picture_of_the_floors_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    picture = importlib.import_module("draw_floors")
+    now = picture.arrows(floors_of(imports(modules(ROOT))))
+    assert picture.drawn_arrows() == now, "`.venv/bin/python docs/draw_floors.py` draws it anew"
+    picture.draw(now)
+
+
+def test_an_import_of_a_higher_floor_is_found() -> None:
+    graph = {"pixelgan_lightning.priors.base": {"pixelgan_lightning.model", "pixelgan_lightning.priors.gaussian"}}
+    assert floors_of(graph)["parts"] == {"model"}
+    with pytest.raises(KeyError):
+        floors_of({"pixelgan_lightning.cellar": set()})
 
 
 @pytest.mark.parametrize(

@@ -15,69 +15,53 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.training.averaging import TRAINED, require_average, require_own_average
+from pixelgan_lightning.training.averaging import TRAINED, require_average
 from pixelgan_lightning.version import __version__
 
 DERIVED = ("latent_dim", "img_dim")
 """Names in ``hparams`` that callbacks of other packages look for; they follow from the arguments and are not stored."""
 
 
-class Resumable(pl.LightningModule):
-    """A model whose checkpoints hold what a continued run needs, and that refuses those of another run."""
+class Continuation:
+    """What a model writes into checkpoints beside its weights, and refuses in those of another run.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._trained_steps = 0
-        self._resumed: dict[str, Any] = {}  # what the checkpoint that a fit continues says about its run
+    Args:
+        model: whose checkpoints they are.
+    """
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        require_own_average(self.trainer)
+    def __init__(self, model: pl.LightningModule) -> None:
+        self.model = model
+        self.steps = 0
+        """Batches behind the weights; Lightning knows them only within ``fit``."""
 
-    @property
-    def global_step(self) -> int:
-        """Batches trained on; outside ``fit`` those behind the weights, which Lightning does not know."""
-        trainer = attached_trainer(self)
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            return int(super().global_step)
-        return self._trained_steps or int(super().global_step)
-
-    def require_finite(self) -> None:
-        """Refuse to go on with a loss or gradient that is infinite or NaN."""
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def write(self, checkpoint: dict[str, Any]) -> None:
+        """Say in a checkpoint where it comes from."""
         for derived in DERIVED:
             checkpoint.get("hyper_parameters", {}).pop(derived, None)
         about: dict[str, Any] = {"version": __version__, "split_hash": None}
-        self.require_finite()
-        trainer = attached_trainer(self)
+        trainer = attached_trainer(self.model)
         if trainer is not None:
             about["split_hash"] = getattr(getattr(trainer, "datamodule", None), "split_hash", None)
             about["images_per_step"] = images_per_step(trainer)
         about["averaged"] = TRAINED in checkpoint
         checkpoint["pixelgan_lightning"] = about
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def read(self, checkpoint: dict[str, Any]) -> None:
+        """Take what a checkpoint says about its run, before its weights are loaded.
+
+        Raises:
+            ConfigurationError: it is of another model; within ``fit`` also: of another stream of images, or its
+                average would be lost.
+        """
         described = checkpoint.get("hyper_parameters", {})
-        mine = {name: value for name, value in self.hparams.items() if name not in DERIVED}
-        require_same_model(self.state_dict(), checkpoint["state_dict"], mine, described)
-        self._trained_steps = int(checkpoint.get("global_step", 0))
-        self._resumed = dict(checkpoint.get("pixelgan_lightning", {}))
-        trainer = attached_trainer(self)
+        mine = {name: value for name, value in self.model.hparams.items() if name not in DERIVED}
+        require_same_model(self.model.state_dict(), checkpoint["state_dict"], mine, described)
+        self.steps = int(checkpoint.get("global_step", 0))
+        trainer = attached_trainer(self.model)
         if trainer is not None:
             require_phases(trainer, described)
             require_average(trainer, checkpoint)
-            require_same_stream(trainer, self._resumed)
-
-    def on_train_start(self) -> None:
-        begin_next_epoch(self.trainer)
-        self._resumed = {}
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._trained_steps = self.global_step
-
-    def on_validation_start(self) -> None:
-        self.require_finite()
+            require_same_stream(trainer, checkpoint.get("pixelgan_lightning", {}))
 
 
 def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
@@ -198,7 +182,7 @@ def begin_next_epoch(trainer: pl.Trainer) -> None:
 
 __all__ = [
     "DERIVED",
-    "Resumable",
+    "Continuation",
     "attached_trainer",
     "begin_next_epoch",
     "images_per_step",
