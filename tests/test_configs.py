@@ -16,8 +16,10 @@ from realformats import write_mnist, write_norb, write_svhn
 
 from pixelgan_lightning.model import THE_PAPERS
 
-EXPERIMENTS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("baselines/*.yaml")])
-SIZES = sorted(CONFIGS.glob("small/*.yaml"))
+EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+SMALL = sorted(CONFIGS.glob("small/*.yaml"))
+OTHERS = sorted([*CONFIGS.glob("beyond/*.yaml"), *CONFIGS.glob("baselines/*.yaml")])
+WHOLE = EXPERIMENTS + SMALL + OTHERS
 LOGGERS = sorted(CONFIGS.glob("logger/*.yaml"))
 TRAINERS = sorted(CONFIGS.glob("trainer/*.yaml"))
 SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
@@ -100,27 +102,14 @@ def header(path: Path) -> str:
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), path.open()))
 
 
-def stacks(path: Path) -> list[list[Path]]:
-    """What each command in the opening comment stacks."""
-    commands = re.findall(r"^#   (pixelgan fit .*)", header(path), re.MULTILINE)
-    return [[CONFIGS.parent / name for name in re.findall(r"--config (\S+)", command)] for command in commands]
+def words(path: Path) -> str:
+    """The opening comment, without line ends."""
+    return " ".join(header(path).replace("#", "").split())
 
 
-def documented(path: Path) -> list[Path]:
-    """The files that the first command for the configuration stacks, the configuration itself last."""
-    return next(paths for paths in stacks(path) if paths[-1] == path)
-
-
-def small_route(path: Path) -> list[Path]:
-    """What the opening comment of an experiment at the paper's scale says to stack on two CPU cores."""
-    return [path, *(CONFIGS.parent / name for name in re.findall(r"add --config (\S+\.yaml)", header(path)))]
-
-
-def further_stacks() -> dict[str, list[Path]]:
-    """What opening comments say to stack and no other test here runs."""
-    every = [paths for path in EXPERIMENTS + SIZES for paths in [*stacks(path), small_route(path)]]
-    run = [documented(path) for path in EXPERIMENTS + SIZES]
-    return {"+".join(path.stem for path in paths): paths for paths in every if paths not in run}
+def name_of(path: Path) -> str:
+    """As in a command, without ``configs/`` and the suffix."""
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
 
 
 def stacked(paths: list[Path]) -> list[str]:
@@ -136,7 +125,7 @@ def check_fit_and_test(run: Path, *flags: str) -> None:
 
 
 def test_there_are_configurations() -> None:
-    assert all([EXPERIMENTS, SIZES, LOGGERS, TRAINERS, SWEEPS])
+    assert all([EXPERIMENTS, SMALL, OTHERS, LOGGERS, TRAINERS, SWEEPS])
 
 
 def test_the_pair_differs_in_the_receptive_field_alone() -> None:
@@ -151,12 +140,20 @@ def test_the_pair_differs_in_the_receptive_field_alone() -> None:
     assert narrow == wide
 
 
-def test_the_adversarial_autoencoder_has_independent_pixels_and_the_papers_phases() -> None:
-    overlay = yaml.safe_load((CONFIGS / "small" / "aae.yaml").read_text())
-    assert overlay["model"].pop("decoder")["class_path"] == "ConvDecoder"
-    names = [*THE_PAPERS]
-    assert overlay["model"].pop("phases") == {name: THE_PAPERS[name].__name__ for name in names}
-    assert overlay == {"model": {}}
+@pytest.mark.parametrize("data", ["svhn", "norb"])
+def test_the_adversarial_autoencoder_has_independent_pixels_and_the_papers_phases(data: str) -> None:
+    baseline, row = (
+        yaml.safe_load((CONFIGS / name).read_text())
+        for name in (f"baselines/{data}_aae_1000.yaml", f"beyond/{data}_semisupervised_1000.yaml")
+    )
+    assert baseline["model"].pop("decoder")["class_path"] == "ConvDecoder"
+    assert [phase["class_path"] for phase in baseline["model"].pop("phases").values()] == [
+        phase.__name__ for phase in THE_PAPERS.values()
+    ]
+    for config in (baseline, row):
+        config["model"].pop("step", None)
+    del row["model"]["decoder"], row["model"]["phases"]
+    assert baseline == row
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -180,52 +177,66 @@ def test_sweeps(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert any(callback["class_path"].endswith("ClusterAccuracy") for callback in printed["trainer"]["callbacks"])
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS + SIZES, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix("")))
+@pytest.mark.parametrize("path", EXPERIMENTS + OTHERS, ids=name_of)
 def test_experiments(
     path: Path, data: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    paths = documented(path)
-    overlay = small_overlay(paths, data, tmp_path)
-    pixelgan("fit", *stacked([*paths, overlay]), "--run_dir", "run")
+    overlay = small_overlay([path], data, tmp_path)
+    pixelgan("fit", *stacked([path, overlay]), "--run_dir", "run")
     check_fit_and_test(Path("run"))
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SMALL, ids=name_of)
+def test_a_small_variant_has_the_parts_and_phases_of_its_experiment(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = {p.stem: p for p in EXPERIMENTS + OTHERS}[path.stem.replace("pixelcnn_wide", "pixelcnn")]
+    kinds = []
+    for config in (path, large):
+        with pytest.raises(SystemExit) as exit_:
+            pixelgan("fit", "--config", config, "--print_config")
+        assert exit_.value.code in (0, None)
+        model = yaml.safe_load(capsys.readouterr().out)["model"]
+        phases = model.pop("phases")
+        parts = {name: part["class_path"] for name, part in model.items() if isinstance(part, dict)}
+        kinds.append((parts, [(name, phase["class_path"]) for name, phase in phases.items()]))
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=name_of)
+def test_a_configuration_is_one_file_with_its_command(path: Path) -> None:
+    (command,) = re.findall(r"^#   pixelgan fit (.*)$", header(path), re.MULTILINE)
+    one, _, earlier = command.partition(" --init_from ")
+    assert one == f"--config configs/{name_of(path)}.yaml"
+    assert bool(earlier) == ("oes on from" in words(path))
+    config = yaml.safe_load(path.read_text())
+    assert [*config] == ["model", "data", "trainer"]
+    assert {"prior", "posterior", "encoder", "decoder", "likelihood", "discriminator", "phases"} <= {*config["model"]}
+    for name in re.findall(r"(?<![\w/])(?:configs/|small/|beyond/|baselines/)[\w/]+\.yaml", header(path)):
+        assert (CONFIGS / name.removeprefix("configs/")).is_file(), name
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_experiment_says_what_it_reproduces(path: Path) -> None:
-    text = " ".join(header(path).replace("#", "").split())
+    text = words(path)
     assert re.search(r"\(PixelGAN autoencoders|[Aa]dversarial [Aa]utoencoder|its method", text), "which part of a paper"
     assert re.search(r"reported|no figure|no number|figure \d", text), "the published figure, or that there is none"
-    if path.stem.startswith("digits"):
+    if not path.stem.startswith("digits"):
+        assert re.search(r"[Mm]eant for a GPU|measured", text)
+        assert re.search(r"For two CPU cores(, with agreement)?: configs/(small|beyond)/", text), "what a laptop runs"
+    else:
         assert re.search(r"About \w+ minutes? on", text)
-        return
-    assert "Meant for a GPU; not run here" in text
-    assert len(small_route(path)) > 1, "a small variant"
-    assert small_route(path)[-1] in SIZES
 
 
-@pytest.mark.parametrize("path", SIZES, ids=lambda path: path.stem)
-def test_a_small_variant_says_how_long_it_takes(path: Path) -> None:
-    text = " ".join(header(path).replace("#", "").split())
-    assert re.search(r"([Aa]bout|At most) .*(minutes?|hours?|time) .*(measured|estimate)", text)
-
-
-def test_every_small_variant_belongs_to_an_experiment() -> None:
-    bases = {paths[0] for path in SIZES for paths in stacks(path)}
-    assert bases <= set(EXPERIMENTS)
-    assert {small_route(path)[-1] for path in EXPERIMENTS} <= {*SIZES, *EXPERIMENTS}
-
-
-@pytest.mark.parametrize("paths", further_stacks().values(), ids=further_stacks())
-def test_further_commands_of_the_comments_are_accepted(paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        pixelgan("fit", *stacked(paths), "--print_config")
-    assert exit_.value.code in (0, None)
-    printed = yaml.safe_load(capsys.readouterr().out)
-    for section in ("model", "data", "trainer"):  # the last file that says something about a class decides
-        for name, value in merged(paths).get(section, {}).items():
-            if isinstance(value, dict) and "class_path" in value:
-                assert printed[section][name]["class_path"].endswith(f".{value['class_path']}")
+@pytest.mark.parametrize("path", SMALL + OTHERS, ids=name_of)
+def test_what_is_meant_for_a_cpu_says_how_long_it_takes(path: Path) -> None:
+    text = words(path)
+    assert re.search(r"[Mm]eant for a GPU|minutes? .*(measured|estimate)", text)
+    if path.parent.name == "beyond":
+        assert re.search(r"an addition to the paper|by the paper's phases", text)
+    if path.parent.name == "baselines":
+        assert text.startswith("Baseline: ")
 
 
 @pytest.mark.parametrize("path", LOGGERS, ids=lambda path: path.stem)
