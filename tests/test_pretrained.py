@@ -112,6 +112,7 @@ def test_shipped_models(name: str) -> None:
     assert images.shape == (4, *model.image_shape)
     assert images.std() > 0
     model.likelihood.check(images)
+    assert "phases" in json.loads((pretrained.folder(name) / "config.json").read_text())["model"]  # in today's form
     card = pretrained.card(name)
     assert all(title in card for title in ("Results", "Configuration", "Data", "Licence", "Limits"))
     assert card.startswith(f"# {name}\n")
