@@ -28,7 +28,7 @@ from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.evaluation.information import (
     aggregate_rows,
     categorical_information,
-    density_information_of_rows,
+    density_information,
     gaussian_log_densities,
 )
 from pixelgan_lightning.evaluation.metrics import MeanEstimate, MeanWithError
@@ -77,7 +77,7 @@ class InformationDecomposition(EvaluationCallback):
       the prior; ``rate``, their sum. Categories ``y ~ q(y|x)``: exact over the split (of the softmax vector itself, a
       deterministic continuous code, the information would be infinite). Gaussian posterior: brackets ``..._lower`` and
       ``..._upper`` around the first two
-      (:func:`~pixelgan_lightning.evaluation.information.density_information_of_rows`), one code per image.
+      (:func:`~pixelgan_lightning.evaluation.information.density_information`), one code per image.
       Deterministic continuous and implicit codes: undefined, so not logged.
     - ``log_prob``: exact with finitely many codes; ``log_prob_lower`` by importance sampling with a Gaussian posterior.
     - ``distortion``, ``-E_q[log p(x|z)]``, z drawn from ``q(z|x)``; for categories the exact sum over all.
@@ -220,7 +220,7 @@ class InformationDecomposition(EvaluationCallback):
         log_priors = [factor.log_prior(z) for factor, z in zip(factors, draws, strict=True)]
         known = [log_prior for log_prior in log_priors if log_prior is not None]
         log_prior = torch.stack(known).sum(0) if len(known) == len(factors) else None
-        got = density_information_of_rows(own, with_itself, without_itself, log_prior)
+        got = density_information(own, with_itself, without_itself, log_prior)
         note = f"with and without the image itself among {number}; lower end at most log N = {math.log(number):.2f}"
         table = [Quantity(names[0], "bracket", _ends(got.information), note)]
         if got.marginal_kl is None or got.rate is None or got.rate_stderr is None:

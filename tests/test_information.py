@@ -64,13 +64,17 @@ def test_densities_are_those_of_torch() -> None:
     torch.testing.assert_close(gaussian_log_densities(z, mean, log_scale), wanted)
 
 
-def linear_gaussian(number: int, spread: float, scale: float) -> tuple[Tensor, Tensor]:
-    """All densities and ``log N(z; 0, 1)`` where the truth is known: means N(0, spread^2), noise of sd ``scale``."""
+def linear_gaussian(number: int, spread: float, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What :func:`aggregate_rows` makes of all densities, and ``log N(z; 0, 1)``, where the truth is known.
+
+    Means are ``N(0, spread^2)``, noise has sd ``scale``.
+    """
     generator = torch.Generator().manual_seed(0)
     mean = spread * torch.randn(number, 1, generator=generator, dtype=torch.float64)
     log_scale = torch.full_like(mean, math.log(scale))
     z = mean + scale * torch.randn(number, 1, generator=generator, dtype=torch.float64)
-    return gaussian_log_densities(z, mean, log_scale), -0.5 * (z[:, 0].square() + math.log(2 * math.pi))
+    log_prior = -0.5 * (z[:, 0].square() + math.log(2 * math.pi))
+    return *aggregate_rows(gaussian_log_densities(z, mean, log_scale), 0), log_prior
 
 
 @pytest.mark.parametrize(("spread", "scale"), [(0.8, 0.6), (2.0, 0.5), (0.9, 0.05)])

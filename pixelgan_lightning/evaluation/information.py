@@ -69,19 +69,6 @@ def gaussian_log_densities(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor
     return -(0.5 * (standardised.square() + math.log(2 * math.pi)) + log_scale).sum(2)
 
 
-def density_information(log_densities: Tensor, log_prior: Tensor | None) -> DensityInformation:
-    """The decomposition for codes ``z_i ~ q(z|x_i)``.
-
-    ``q(z_i)`` is the mean of ``q(z_i|x_j)`` over all j, the image itself included: too large at its own code, so the
-    information comes out too small. Or over all j but i: too small, and the information too large.
-
-    Args:
-        log_densities: ``log q(z_i|x_j)``, ``[N, N]``, N >= 2.
-        log_prior: ``log p(z_i)``, ``[N]``; None where the prior has no density.
-    """
-    return density_information_of_rows(*aggregate_rows(log_densities, 0), log_prior)
-
-
 def aggregate_rows(log_densities: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
     """Own density, and both estimates of ``log q(z_i)``, for the rows ``first, first + 1, ...`` of the whole matrix.
 
@@ -100,10 +87,20 @@ def aggregate_rows(log_densities: Tensor, first: int) -> tuple[Tensor, Tensor, T
     return own, log_densities.logsumexp(1) - math.log(number), others.logsumexp(1) - math.log(number - 1)
 
 
-def density_information_of_rows(
+def density_information(
     own: Tensor, with_itself: Tensor, without_itself: Tensor, log_prior: Tensor | None
 ) -> DensityInformation:
-    """From what :func:`aggregate_rows` gives for all N rows, ``[N]`` each."""
+    """The decomposition for codes ``z_i ~ q(z|x_i)``, from what :func:`aggregate_rows` gives for all N rows.
+
+    ``q(z_i)`` is the mean of ``q(z_i|x_j)`` over all j, the image itself included: too large at its own code, so the
+    information comes out too small. Or over all j but i: too small, and the information too large.
+
+    Args:
+        own: ``log q(z_i|x_i)``, ``[N]``, N >= 2.
+        with_itself: ``log q(z_i)`` with the image itself, ``[N]``.
+        without_itself: without it, ``[N]``.
+        log_prior: ``log p(z_i)``, ``[N]``; None where the prior has no density.
+    """
     information = Bracket(float((own - with_itself).mean()), float((own - without_itself).mean()))
     if log_prior is None:
         return DensityInformation(information, None, None, None)
