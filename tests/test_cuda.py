@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from test_captured import CASES, FromTheHost
 from test_captured import trained as trained_in_tiny
+from test_deterministic import PARTS, train
 from test_model import GAUSSIAN, batches, loader, phases, state, tiny, trainer
 from tinymodel import tiny_model
 from torch import Tensor
@@ -260,3 +262,14 @@ def test_samples_and_importance_weights_need_no_help_with_devices() -> None:
     model = tiny_model(prior=Gaussian(2)).cuda()
     assert model.sample(4).device.type == "cuda"
     assert model.complete(torch.zeros(2, 1, 8, 8, device="cuda"), 3).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_deterministic_training_is_the_same_twice(name: str, tmp_path: Path) -> None:
+    try:
+        runs = [train(tmp_path, "cuda", name, deterministic=True) for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for (state, images), (again, images_again) in itertools.pairwise(runs):
+        assert not [name for name, value in state.items() if not torch.equal(value, again[name])]
+        assert all(torch.equal(one, other) for one, other in zip(images, images_again, strict=True))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.errors import ConfigurationError
@@ -263,25 +261,3 @@ class TestDiscretizedLogisticMixture:
             assert torch.isfinite(log_p)
             (gradient,) = torch.autograd.grad(log_p, params)
             assert torch.isfinite(gradient).all()
-
-
-class Operations(TorchDispatchMode):
-    """Names of the operations that are carried out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(func._schema.name)
-        return func(*args, **(kwargs or {}))
-
-
-@every_likelihood
-def test_training_asks_for_nothing_that_cuda_cannot_repeat(likelihood: Likelihood) -> None:
-    """With ``trainer.deterministic`` CUDA refuses the log-likelihood over images."""
-    params = torch.zeros(2, likelihood.params_per_pixel(1), 3, 3, requires_grad=True)
-    with Operations() as seen:
-        likelihood.log_prob(params, torch.zeros(2, 1, 3, 3)).sum().backward()
-    assert not {name for name in seen.names if "nll_loss2d" in name}
-    assert len(seen.names) > 3

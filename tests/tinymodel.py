@@ -24,9 +24,12 @@ def tiny_model(prior: Prior | None = None, seed: int = 0, **arguments: Any) -> P
             10,
             prior=prior or Categorical(10),
             encoder=ConvEncoder(channels=[4], num_features=8),
-            likelihood=CategoricalLevels(levels=17),
             discriminator=MLPDiscriminator(widths=[4]),
-            **{"decoder": GatedPixelCNN(channels=4, layers=1, first_kernel=3), **arguments},
+            **{
+                "decoder": GatedPixelCNN(channels=4, layers=1, first_kernel=3),
+                "likelihood": CategoricalLevels(levels=17),
+                **arguments,
+            },
         )
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():

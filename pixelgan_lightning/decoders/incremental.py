@@ -108,11 +108,17 @@ def recorded(work: Callable[[], None]) -> Callable[[], object]:
     """
     graph = torch.cuda.CUDAGraph()
     try:
-        # Other threads may go on: one that watches a process group asks the device questions all the time.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # A recording that fails leaves its own stream as the current one. Other threads may go on in the meantime: one
+        # that watches a process group asks the device questions all the time.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, capture_error_mode="thread_local"),
+        ):
             work()
     except RuntimeError as error:
-        first_line = str(error).partition("\n")[0]
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):  # frees the generator of random numbers from the failed one
+            torch.zeros(1, device="cuda")
+        first_line = str(error.__context__ or error).partition("\n")[0]
         rank_zero_warn(f"Sampling goes on without a CUDA graph, which is slower: {first_line}")
         return work
     return graph.replay
