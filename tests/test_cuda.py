@@ -270,6 +270,6 @@ def test_deterministic_training_is_the_same_twice(name: str, tmp_path: Path) -> 
         runs = [train(tmp_path, "cuda", name, deterministic=True) for _ in range(2)]
     finally:
         torch.use_deterministic_algorithms(False)
-    for (state, images), (again, images_again) in itertools.pairwise(runs):
-        assert not [name for name, value in state.items() if not torch.equal(value, again[name])]
+    for (weights, images), (again, images_again) in itertools.pairwise(runs):
+        assert not [name for name, value in weights.items() if not torch.equal(value, again[name])]
         assert all(torch.equal(one, other) for one, other in zip(images, images_again, strict=True))
