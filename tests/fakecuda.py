@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 class Transfers(TorchDispatchMode):
     """Lists the operations that read or write tensors of two devices: on a GPU the host waits in them.
 
-    Numbers without dimensions do not count: operations take them along as arguments. An operation that asks for the
-    value of a fake tensor fails by itself.
+    Numbers without dimensions do not count, unless they are copied: other operations take them along as arguments. An
+    operation that asks for the value of a fake tensor fails by itself.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,8 @@ class Transfers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        tensors = [t for t in _tensors((args, kwargs, result)) if t.dim()]
+        copies = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        tensors = [t for t in _tensors((args, kwargs, result)) if t.dim() or copies]
         devices = sorted({t.device.type for t in tensors})
         if len(devices) > 1:
             self.seen.append(f"{func} between {' and '.join(devices)}")

@@ -120,6 +120,8 @@ def test_a_transfer_would_be_seen(fake: None) -> None:
         torch.zeros(3).cuda()
         torch.zeros(3, device="cuda").cpu()
         torch.zeros(3, device="cuda").new_tensor([1.0, 2.0])
-    assert len(transfers.seen) == 3
+        torch.zeros(3, device="cuda").new_tensor(1.0)
+        torch.zeros(3, device="cuda") * torch.tensor(1.0)  # no copy: an argument
+    assert len(transfers.seen) == 4
     with pytest.raises(torch._subclasses.fake_tensor.DataDependentOutputException):
         torch.zeros(3, device="cuda").sum().item()
