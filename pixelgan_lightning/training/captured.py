@@ -60,7 +60,8 @@ class CUDAGraphs:
             finally:
                 torch.cuda.set_sync_debug_mode(before)
         torch.cuda.current_stream().wait_stream(self.stream)
-        waits = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]
+        # Of its first use PyTorch warns too, in other words.
+        waits = [warning for warning in caught if "called a synchronizing" in str(warning.message)]
         return "the host waits for the device in it (.item(), a copy from or to the host)" if waits else None
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
