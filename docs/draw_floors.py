@@ -25,8 +25,9 @@ PICTURE = ROOT / "docs" / "images" / "floors.png"
 ARROWS = "Floors"  # name of the PNG's text
 COLUMN, STEP, WIDTH, HEIGHT = 2.2, 1.15, 1.5, 0.62  # of the grid and of a box, in inches
 PLACES = {  # column and row, so that no arrow passes a box
-    "command line": (2, 7),
-    "commands": (1, 6),
+    "command line": (2, 8),
+    "commands": (3, 7),
+    "configuration": (2, 6),
     "model": (2, 5),
     "callbacks": (3, 5),
     "pages": (4, 5),

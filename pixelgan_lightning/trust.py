@@ -40,7 +40,7 @@ def trusted_class(class_path: Any, base: type[T], allowed: Collection[str] = (),
             raise ConfigurationError(f"class_path={class_path!r} is not usable: {PACKAGE} has no such {base.__name__}")
         return ours[0]
     if _within(module, allowed):
-        found = getattr(_imported(module), name, None)
+        found = getattr(import_module(module), name, None)
     else:
         found = vars(sys.modules[module]).get(name) if loaded and module in sys.modules else None
     if not (isinstance(found, type) and issubclass(found, base)):
@@ -84,7 +84,7 @@ def import_for(content: Any, allowed: Collection[str]) -> None:
     """
     for module in sorted(named_modules(content)):
         if _within(module, allowed):
-            _imported(module)
+            import_module(module)
 
 
 def named_modules(content: Any) -> set[str]:
@@ -99,7 +99,7 @@ def look_into_working_folder() -> None:
         sys.path.append(os.getcwd())
 
 
-def _imported(module: str) -> Any:
+def import_module(module: str) -> Any:
     look_into_working_folder()
     try:
         return importlib.import_module(module)

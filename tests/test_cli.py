@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import runpy
 import shutil
@@ -10,18 +11,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from commandline import CONFIGS, SMALL, load_step, metrics, pixelgan, pixelgan_process, refused
+from commandline import CONFIGS, SMALL, all_phases, load_step, metrics, pixelgan, pixelgan_process, refused
 from external_prior import Ring
 from realformats import write_mnist
 from torch import Tensor
 
-from pixelgan_lightning import PixelGAN, __version__, cli
+from pixelgan_lightning import PixelGAN, __version__, commands, datamodules
+from pixelgan_lightning.commands import trainer
+from pixelgan_lightning.configuration.classes import find
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder
@@ -518,9 +520,12 @@ BERNOULLI = ["--model.likelihood", "Bernoulli"]
         (["--trainer.callbacks", "Nope"], ["trainer.callbacks=Nope", "ClusterAccuracy, "]),
         (["--trainer.callbacks+=Nope"], ["trainer.callbacks=Nope", "SampleGrid"]),
         (["--trainer.logger", "Nope"], ["trainer.logger=Nope"]),
-        (["--model.prior.num_catgories", "5"], ["model.prior.num_catgories", "Categorical has num_categories"]),
+        (
+            ["--model.prior.num_catgories", "5"],
+            ["model.prior.num_catgories", "did you mean num_categories?"],
+        ),
         (["--data.size", "5"], ["data.size", "DigitsDataModule has split_seed, batch_size"]),
-        (["--model.size", "5"], ["--model.size"]),
+        (["--model.size", "5"], ["model.size is unknown", "PixelGAN has"]),
         (["--model.prior.num_categories", "1"], ["num_categories=1", ">= 2"]),
         (["--model.prior.num_categories", "many"], ["model.prior.num_categories=many", "int"]),
         (["--model.phases.reconstruction.lr", "-1"], ["ReconstructionPhase.lr=-1.0", "allowed are values > 0"]),
@@ -531,10 +536,9 @@ BERNOULLI = ["--model.likelihood", "Bernoulli"]
         (["--trainer.accelerator", "abacus"], ["abacus"]),
         (["--trainer.gradient_clip_val", "1"], ["gradient_clip_val=1 ", "model.phases.reconstruction.clip_norm"]),
         (["--trainer.accumulate_grad_batches", "2"], ["accumulate_grad_batches=2", "a larger batch_size"]),
-        (["--trainer.max_step", "4"], ["unrecognized", "--trainer.max_step 4"]),
-        (["--data.batch_size", "5", "--data", "MNISTDataModule"], ["--data.batch_size", "--data", "class first"]),
+        (["--trainer.max_step", "4"], ["trainer.max_step is unknown: did you mean max_steps?"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
-        (["--colour", "red"], ["--colour red"]),
+        (["--colour", "red"], ["colour is unknown"]),
         (["--run_dir", "/dev/null/run"], ["run_dir=/dev/null/run", "Not a directory"]),
     ],
     ids=lambda value: " ".join(value) if value and str(value[0]).startswith("--") else "",
@@ -547,12 +551,38 @@ def test_unusable_arguments(arguments: list[str], expected: list[str], capsys: p
 
 
 def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = "fit, validate, test, predict, sample, complete, compare, gallery, export, report"
-    assert refused(capsys, "train") == f"command=train is not usable: allowed are {commands}"
+    names = "fit, validate, test, predict, sample, complete, compare, gallery, export, report"
+    assert refused(capsys, "train") == f"command=train is not usable: allowed are {names} (see pixelgan --help)"
 
 
 def test_options_are_not_abbreviated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--ckpt" in refused(capsys, "test", "--ckpt", last(run))
+    assert refused(capsys, "test", "--ckpt", last(run)) == "ckpt is unknown: did you mean ckpt_path?"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_class_is_chosen_before_its_arguments_wherever_it_stands(
+    before: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also as the last option, and after a file: options count more than files."""
+    options = [["--model.prior.dim", "3"], ["--model.prior", "Gaussian"]]
+    flags = [text for option in (options if before else options[::-1]) for text in option]
+    pixelgan("fit", *flags, "--config", SMALL, "--print_config")
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["prior"] == {"class_path": "pixelgan_lightning.priors.Gaussian", "init_args": {"dim": 3}}
+
+
+def test_phases_of_a_file_and_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file says which phases there are; options change one, add one, leave one out."""
+    phases = {"generator": "GeneratorPhase", "reconstruction": {"class_path": "ReconstructionPhase"}}
+    first = yaml_file("first.yaml", {"model": {"phases": all_phases(generator={"lr": 0.5}, agreement=None)}})
+    second = yaml_file("second.yaml", {"model": {"phases": phases}})
+    flags = ["--model.phases.agreement", "AgreementPhase", "--model.phases.reconstruction", "null"]
+    flags += ["--model.phases.generator.betas", "[0.5, 1e-1]"]
+    pixelgan("fit", "--config", first, "--config", second, *flags, "--print_config")
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["phases"]
+    assert list(printed) == ["generator", "agreement"]
+    assert printed["generator"]["init_args"]["lr"] == 0.5  # of the first file: the second names the same class
+    assert printed["generator"]["init_args"]["betas"] == [0.5, 0.1]
 
 
 def test_what_a_class_leaves_behind_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -591,12 +621,44 @@ def test_unusable_configurations(content: Any, expected: list[str], capsys: pyte
     assert len(line) < 400
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["test", "--help"]])
-def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        pixelgan(*arguments)
-    assert not exit_.value.code
-    assert "usage: pixelgan" in capsys.readouterr().out
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    pixelgan(*arguments)
+    return capsys.readouterr().out
+
+
+def test_the_first_page_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    page = shown(capsys, "--help")
+    assert sorted(line.split()[0] for line in page.splitlines() if line.startswith("  ")) == sorted(
+        [*trainer.COMMANDS, *commands.COMMANDS]
+    )
+
+
+@pytest.mark.parametrize("command", trainer.COMMANDS)
+def test_the_page_of_a_command_is_short(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project's options, the trainer's behind a word; no line is cut in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    page = shown(capsys, command, "--help")
+    assert page.startswith(f"usage: pixelgan {command}")
+    assert len(page.splitlines()) < 110
+    assert max(map(len, page.splitlines())) <= 80
+    for option in ("--run_dir", "--ckpt_path", "--init_from", "--config", "--model.phases.NAME", "--data CLASS"):
+        assert option in page
+    assert ("--images" in page) == (command == "predict")
+    assert "--trainer.inference_mode" not in page
+
+
+def test_pages_of_the_trainer_and_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    page = shown(capsys, "fit", "--help", "trainer")
+    assert all(f"--trainer.{name} " in page for name in inspect.signature(pl.Trainer).parameters)
+    page = shown(capsys, "fit", "--help", "GeneratorPhase")
+    assert all(f"  {name} " in page for name in ("alone", "lr", "betas", "schedule"))
+    assert "num_val" in shown(capsys, "fit", "--help", "MNISTDataModule")
+    assert "every_n_epochs" in shown(capsys, "fit", "--help", "SampleGrid")
+    assert "flush_logs" in shown(capsys, "fit", "--help", "CSVLogger")
+    assert refused(capsys, "fit", "--help", "Nope").startswith("help=Nope is not usable: allowed are trainer, and")
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["--colour"]])
@@ -641,12 +703,15 @@ def test_a_refusal_as_seen_in_a_terminal(tmp_path: Path) -> None:
     assert process.stderr == "error: model.prior.size is unknown: Categorical has num_categories\n"
 
 
-def test_a_short_name_that_another_package_has_too_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = ["pl_bolts.datamodules.MNISTDataModule", "pixelgan_lightning.datamodules.MNISTDataModule", "mine.Stripes"]
-    monkeypatch.setattr(cli, "_all_subclass_paths", lambda *args, **kwargs: paths)
-    resolve = jsonargparse._typehints.resolve_class_path_by_name
-    assert resolve(pl.LightningDataModule, "MNISTDataModule") == paths[1]
-    assert resolve(pl.LightningDataModule, "Stripes") == paths[2]
+def test_a_short_name_that_another_package_has_too_is_ours() -> None:
+    class MNISTDataModule(pl.LightningDataModule):
+        """lightning-bolts has one."""
+
+    class Stripes(pl.LightningDataModule):
+        """Of a user."""
+
+    assert find("MNISTDataModule", pl.LightningDataModule, "data") is datamodules.MNISTDataModule
+    assert find("Stripes", pl.LightningDataModule, "data") is Stripes
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,9 +164,7 @@ def test_sweeps(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep["command"][-1] == "${args}"
     values = {name: given.get("values", [given.get("min")])[0] for name, given in sweep["parameters"].items()}
     fixed = [part.replace("configs/", f"{CONFIGS}/") for part in sweep["command"][1:-1]]
-    with pytest.raises(SystemExit) as exit_:
-        pixelgan(*fixed, *(f"--{name}={value}" for name, value in values.items()), "--print_config")
-    assert exit_.value.code in (0, None)
+    pixelgan(*fixed, *(f"--{name}={value}" for name, value in values.items()), "--print_config")
     printed = yaml.safe_load(capsys.readouterr().out)
     for name, value in values.items():
         section = printed

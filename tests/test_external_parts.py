@@ -15,7 +15,7 @@ from commandline import SMALL, all_phases, pixelgan
 from torch.testing import assert_close
 
 from pixelgan_lightning import PixelGAN
-from pixelgan_lightning.cli import COMPONENTS
+from pixelgan_lightning.configuration.classes import COMPONENTS
 from pixelgan_lightning.decoders import GatedPixelCNN, draw_uniforms, sample_by_full_passes
 from pixelgan_lightning.likelihoods import Likelihood
 

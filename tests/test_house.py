@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"pixelgan_lightning": "", "callbacks": "pixelgan_lightning.", "datamodules": "pixelgan_lightning."}
@@ -28,20 +27,17 @@ FLOORS: dict[str, tuple[str, str]] = {  # floor: its folders and files, and the 
     "pages": ("pages", "basics evaluation"),
     "callbacks": ("callbacks", "basics parts evaluation training files"),
     "bolts": ("bolts", "basics data phases"),
-    "commands": ("commands", "basics data evaluation files model pages"),
-    "command line": ("cli __main__", "basics parts data phases evaluation training files model callbacks commands"),
+    "configuration": ("configuration", "basics parts data phases training files model callbacks"),
+    "commands": ("commands", "basics parts data evaluation training files model pages callbacks configuration"),
+    "command line": ("cli __main__", "basics training files commands configuration"),
 }
 """From the ground up: a floor may import those below that it names. Whatever the package gathers at its front, outside
 code alone takes from there."""
-THEIRS = (LightningCLI, LightningArgumentParser, SaveConfigCallback, pl.LightningModule, pl.LightningDataModule)
+THEIRS = (pl.Callback, pl.LightningModule, pl.LightningDataModule)
 """Classes of Lightning that ours extend: a private name of theirs is borrowed also where one of ours overrides it."""
 BORROWED = {
     "pixelgan_lightning/bolts.py: _get_closed_form_lr": "the rate of a schedule of pl_bolts at a step; its public "
     "way steps through all before",
-    "pixelgan_lightning/cli.py: _parse_ckpt_path": "Lightning would let the arguments in a checkpoint win over those "
-    "of the command line; there is no option to turn that off; tests/test_cli.py",
-    "pixelgan_lightning/cli.py: _typehints": "two functions choose which class a short name means and whether it keeps "
-    "the arguments of the one that it replaces; jsonargparse has no setting for either; test_bolts.py, test_cli.py",
     "pixelgan_lightning/decoders/cpu_layer.py: _C": "with the next: whether a transform of functions is at work, which "
     "has to see PyTorch's own operations; tests/test_decoders.py",
     "pixelgan_lightning/decoders/cpu_layer.py: _are_functorch_transforms_active": "see above",

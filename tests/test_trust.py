@@ -126,7 +126,9 @@ def attempt(*args: object) -> None:
     said = io.StringIO()
     with suppress(SystemExit), redirect_stderr(said):
         pixelgan(*args)
+    options = [arg.removeprefix("--") for arg in map(str, args) if arg.startswith("--")]
     assert "unrecognized arguments" not in said.getvalue()
+    assert not [option for option in options if f"error: {option} is unknown" in said.getvalue()]
 
 
 @pytest.mark.parametrize("in_folder", [False, True], ids=["checkpoint", "folder"])

@@ -114,7 +114,8 @@ def _callbacks(callbacks: Any, part: Taken, allowed: Collection[str]) -> list[An
             modules = require_trusted(callback, (Callback, Component), allowed)
             if path.startswith(f"{PACKAGE}.") and any(arguments.get(place) is not None for place in PLACES):
                 raise ConfigurationError(f"{name} would write where the file says")
-            kept.append({"class_path": path, "init_args": dict(arguments)})
+            (home,) = require_trusted({"class_path": path}, (Callback,), allowed)  # modules of this package move
+            kept.append({"class_path": f"{home}.{name}", "init_args": dict(arguments)})
             part.modules.update(modules)
         except ConfigurationError:
             part.left.append(path)
