@@ -192,9 +192,7 @@ def test_a_small_variant_has_the_parts_and_phases_of_its_experiment(
     large = {p.stem: p for p in EXPERIMENTS + OTHERS}[path.stem.replace("pixelcnn_wide", "pixelcnn")]
     kinds = []
     for config in (path, large):
-        with pytest.raises(SystemExit) as exit_:
-            pixelgan("fit", "--config", config, "--print_config")
-        assert exit_.value.code in (0, None)
+        pixelgan("fit", "--config", config, "--print_config")
         model = yaml.safe_load(capsys.readouterr().out)["model"]
         phases = model.pop("phases")
         parts = {name: part["class_path"] for name, part in model.items() if isinstance(part, dict)}
