@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from pixelgan_lightning import pretrained
@@ -239,12 +238,6 @@ class PixelGAN(Autoencoder, pl.LightningModule):
         begin_next_epoch(self.trainer)
         self.gradients.forget()
         self._total_steps = self.trainer.estimated_stepping_batches
-        model = self.trainer.strategy.model
-        if isinstance(model, DistributedDataParallel) and not model.find_unused_parameters:
-            raise ConfigurationError(
-                "strategy=ddp is not usable: each phase gives gradients to its own parameters only; allowed is "
-                "strategy=ddp_find_unused_parameters_true (--config configs/trainer/ddp.yaml)"
-            )
         for name, phase in self.phases.items():
             if phase.optimizer.needs_an_end and math.isinf(self._total_steps):
                 raise ConfigurationError(

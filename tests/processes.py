@@ -66,7 +66,7 @@ def start_ranks(size: int, *args: object, prepare: Callable[[int], None] = lambd
 
     def run(rank: int) -> None:
         prepare(rank)
-        pixelgan(*args, "--trainer.strategy", "ddp_find_unused_parameters_true", "--trainer.devices", size)
+        pixelgan(*args, "--trainer.strategy", "ddp", "--trainer.devices", size)
 
     return start_as_ranks(size, run)
 

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning"),
 ]
 
-DDP = "ddp_find_unused_parameters_true"
+DDP = "ddp"
 STEPS = ("sequential", "fused")
 NOISY = MLPDiscriminator([8], code_noise=0.3)
 CASES: dict[str, tuple[dict[str, Any], bool]] = {  # arguments, with labels
@@ -75,6 +75,18 @@ def trained(case: str, step: str, rank: int = 0, size: int = 1) -> dict[str, Ten
     return state(model)
 
 
+def sent(step: str, rank: int) -> dict[str, float]:
+    """By name, messages between two processes in a step of all five phases; those of a start do not count."""
+    numbers = []
+    for steps in (2, 4):
+        model = tiny(**CATEGORICAL, step=step)
+        run = trainer(devices=2, strategy=DDP, use_distributed_sampler=False)
+        with torch.profiler.profile() as profile:
+            run.fit(model, loader(part_of(batches(steps, size=8), rank, 2)))
+        numbers.append({event.key: event.count for event in profile.key_averages() if event.key.startswith("c10d::")})
+    return {name: (number - numbers[0].get(name, 0)) / 2 for name, number in numbers[1].items()}
+
+
 class Uneven(DigitsDataModule):
     """13 images for validation, 11 for tests: two processes differ in their images, and in their batches of two."""
 
@@ -103,7 +115,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
     def run(rank: int) -> None:
         models = {(case, step): trained(case, step, rank, 2) for step in STEPS for case in CASES}
-        torch.save({"models": models, "numbers": measured(2)}, f"{rank}.pt")
+        messages = {step: sent(step, rank) for step in STEPS}
+        torch.save({"models": models, "numbers": measured(2), "messages": messages}, f"{rank}.pt")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -124,6 +137,22 @@ def test_two_processes_train_what_one_does(case: str, step: str, ranks: list[dic
             close(two[name], value, atol=1e-12)
     start = state(tiny(**CASES[case][0], step=step))
     assert not [name for name, value in one.items() if torch.equal(value, start[name])]
+
+
+@pytest.mark.parametrize(
+    ("step", "encoder", "agreement", "gradients"),
+    # The tiny model has three normalisations; the discriminator's pass has no way back. The fused pass makes codes and
+    # logits, so its last normalisation runs twice.
+    [("sequential", 4 * 2 * 3 + 3, 2, 5), ("fused", 2 * 4, 2, 2)],
+)
+def test_messages_of_a_step(
+    step: str, encoder: int, agreement: int, gradients: int, ranks: list[dict[str, Any]]
+) -> None:
+    """One each way for each normalisation of a pass, one for the gradients of each optimizer, and no others."""
+    for rank in range(2):
+        messages = {name: number for name, number in ranks[rank]["messages"][step].items() if number}
+        assert messages.pop("c10d::broadcast_") <= 1  # DDP's, of the running statistics, which are the same anyway
+        assert messages == {"c10d::allreduce_": encoder + agreement + gradients}
 
 
 def test_numbers_are_those_of_all_images(ranks: list[dict[str, Any]]) -> None:

@@ -16,7 +16,6 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from commandline import pixelgan
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -319,14 +318,6 @@ def test_a_schedule_without_an_end(tmp_path: Path) -> None:
         ConfigurationError, match="schedule='cosine' of the generator phase is not usable without an end"
     ):
         trainer(tmp_path, max_epochs=-1, max_time="00:00:01:00").fit(made, data())
-
-
-def test_ddp_that_waits_for_all_gradients(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="allowed is strategy=ddp_find_unused_parameters_true"):
-        trainer(tmp_path, devices=1, strategy=DDPStrategy(process_group_backend="gloo"), max_steps=1).fit(
-            model(), data()
-        )
-    torch.distributed.destroy_process_group()
 
 
 def test_compiled_code_without_a_place_to_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:

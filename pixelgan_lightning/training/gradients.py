@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -63,8 +65,11 @@ class Gradients:
             clip_norm: the largest norm that the gradient may have.
         """
         terms = list(losses.values())
-        self.module.manual_backward(sum(terms[1:], terms[0]))
+        # DDP would send the gradients of all parameters for each phase, and would have to look for those without any.
+        with self._not_sent():
+            self.module.manual_backward(sum(terms[1:], terms[0]))
         moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        mean_over_processes([p.grad for p in moved if p.grad is not None])
         norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
         watched = {f"loss of the {phase} phase": loss.detach() for phase, loss in losses.items()}
         watched[f"norm of the gradient of the {name} phase"] = norm
@@ -79,6 +84,11 @@ class Gradients:
         self.module.trainer.strategy.optimizer_step(optimizer, _nothing)
         for p in moved:
             p.grad = None
+
+    def _not_sent(self) -> AbstractContextManager[None]:
+        """In this context no backward pass sends gradients to other processes."""
+        strategy = self.module.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
 
     @property
     def looking_is_free(self) -> bool:
@@ -133,6 +143,18 @@ class Gradients:
     def forget(self) -> None:
         """What nobody has looked at yet belongs to a training that is over."""
         self._unseen.clear()
+
+
+@torch.no_grad()
+def mean_over_processes(gradients: Sequence[Tensor]) -> None:
+    """Each tensor becomes its mean over all processes, in place, by one message for all of them."""
+    if not gradients or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def _nothing() -> None:
