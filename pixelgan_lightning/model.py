@@ -27,6 +27,7 @@ from pixelgan_lightning.encoders import Encoder
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.weights import build, read_checkpoint, read_folder
 from pixelgan_lightning.likelihoods import Likelihood
+from pixelgan_lightning.numerics.cuda_graphs import CUDAGraphs
 from pixelgan_lightning.numerics.inference import inference
 from pixelgan_lightning.numerics.precision import require_usable_precision
 from pixelgan_lightning.phases import (
@@ -42,7 +43,7 @@ from pixelgan_lightning.posteriors import Posterior
 from pixelgan_lightning.priors import Prior
 from pixelgan_lightning.random import RowDraws, keyed_seed
 from pixelgan_lightning.training.averaging import change_weights, require_own_average
-from pixelgan_lightning.training.captured import Captured, CUDAGraphs, say_why_not, why_not
+from pixelgan_lightning.training.captured import Captured, say_why_not, why_not
 from pixelgan_lightning.training.gradients import Gradients
 from pixelgan_lightning.training.resume import Continuation, attached_trainer, begin_next_epoch
 from pixelgan_lightning.training.steps import STEPS, Sequential

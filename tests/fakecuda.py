@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,6 +61,30 @@ class Recording(TorchDispatchMode):
             for old, new in zip(_tensors(result), _tensors(func(*args, **kwargs)), strict=True):
                 if old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
                     old.copy_(new)
+
+
+class Replays:
+    """A recorder of such graphs, see :class:`pixelgan_lightning.numerics.cuda_graphs.Recorder`.
+
+    Args:
+        refusal: of a rehearsal.
+        error: of a recording.
+    """
+
+    def __init__(self, refusal: str | None = None, error: Exception | None = None) -> None:
+        self.refusal, self.error, self.recorded = refusal, error, 0
+
+    def rehearse(self, function: Callable[[], None]) -> str | None:
+        function()
+        return self.refusal
+
+    def record(self, function: Callable[[], None]) -> Callable[[], None]:
+        if self.error is not None:
+            raise self.error
+        with Recording() as recording:
+            function()
+        self.recorded += 1
+        return recording.replay
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fakecuda import Recording
+from fakecuda import Replays
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -377,19 +377,24 @@ def test_a_recorded_row_draws_all_rows(name: str, likelihood: Likelihood) -> Non
     images = random_images(3, shape, likelihood.levels)
     first_rows = torch.zeros(shape[1:], dtype=torch.bool)
     first_rows[:2] = True
-    recordings: list[Recording] = []
-
-    def record(work: Callable[[], None]) -> Callable[[], object]:
-        recordings.append(Recording())
-        with recordings[-1]:
-            work()
-        return recordings[-1].replay
-
+    recorder = Replays()
     for known in (None, Known(images, first_rows), Known(images, torch.rand(shape[1:]) < 0.5)):
         expected = decoder.sample(z, uniforms, 0.8, known)
         sampler = incremental._Sampler(decoder, decoder.code_map(z), uniforms, 0.8, known)
-        assert torch.equal(sampler.draw(record), expected)
-    assert len(recordings) == 3
+        assert torch.equal(sampler.draw(recorder), expected)
+    assert recorder.recorded == 3
+
+
+@torch.no_grad()
+def test_a_row_that_cannot_be_recorded_is_called() -> None:
+    decoder = build("one_layer", (1, 5, 4))
+    assert isinstance(decoder, GatedPixelCNN)
+    z, uniforms = sampler_inputs(decoder, 3)
+    for recorder in (Replays(refusal="it waits"), Replays(error=RuntimeError("out of memory\nmuch of it"))):
+        sampler = incremental._Sampler(decoder, decoder.code_map(z), uniforms, 1.0, None)
+        with pytest.warns(UserWarning, match="without a CUDA graph, which is slower: (it waits|out of memory)$"):
+            assert torch.equal(sampler.draw(recorder), decoder.sample(z, uniforms))
+        assert recorder.recorded == 0
 
 
 class TestConvDecoder:

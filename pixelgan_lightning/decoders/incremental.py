@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from pixelgan_lightning.decoders.base import Known
 from pixelgan_lightning.decoders.gated_layers import GatedLayer
 from pixelgan_lightning.decoders.gated_network import GatedNetwork
+from pixelgan_lightning.numerics.cuda_graphs import CUDAGraphs, Recorder
 
 NUMBERS_PER_THREAD = 1536
 """Images times channels that a thread should have: from about twice as many on, two threads were faster than one."""
@@ -55,10 +56,11 @@ def sample_incrementally(
         known: pixels that are given.
     """
     code = decoder.code_map(z)
+    recorder = CUDAGraphs() if z.is_cuda and torch.cuda.is_available() else None
 
     def draw(part: slice) -> Tensor:
         mine = None if known is None else Known(known.image[part], known.mask)
-        return _Sampler(decoder, code[part], uniforms[part], temperature, mine).draw(recorded if z.is_cuda else None)
+        return _Sampler(decoder, code[part], uniforms[part], temperature, mine).draw(recorder)
 
     if z.device.type != "cpu":
         return draw(slice(None))
@@ -98,30 +100,6 @@ def over_threads(work: Callable[[slice], Tensor], n: int, at_least: int = 1) -> 
             return list(pool.map(without_gradients, slices))
     finally:
         torch.set_num_threads(before)  # for threads to come
-
-
-def recorded(work: Callable[[], None]) -> Callable[[], object]:
-    """``work`` as a CUDA graph: what it returns does the same on the same memory, at the cost of one call.
-
-    Nothing is computed here. ``work`` has run before, so that libraries are loaded. Where recording fails, for instance
-    in a likelihood that asks for a value, it returns ``work`` and warns.
-    """
-    graph = torch.cuda.CUDAGraph()
-    try:
-        # A recording that fails leaves its own stream as the current one. Other threads may go on in the meantime: one
-        # that watches a process group asks the device questions all the time.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream()),
-            torch.cuda.graph(graph, capture_error_mode="thread_local"),
-        ):
-            work()
-    except RuntimeError as error:
-        with torch.cuda.graph(torch.cuda.CUDAGraph()):  # frees the generator of random numbers from the failed one
-            torch.zeros(1, device="cuda")
-        first_line = str(error.__context__ or error).partition("\n")[0]
-        rank_zero_warn(f"Sampling goes on without a CUDA graph, which is slower: {first_line}")
-        return work
-    return graph.replay
 
 
 class _Sampler:
@@ -170,9 +148,9 @@ class _Sampler:
         # Where the features that go into each layer are written, column by column; at last those for the head.
         self.slots = [*(layer.slots for layer in self.layers), [self.features] * width]
 
-    def draw(self, record: Callable[[Callable[[], None]], Callable[[], object]] | None = None) -> Tensor:
-        """All images, ``[B, C, H, W]``; ``record`` gives a faster form of the work of a row."""
-        draw_row: Callable[[], object] = self.draw_row
+    def draw(self, recorder: Recorder | None = None) -> Tensor:
+        """All images, ``[B, C, H, W]``; with a ``recorder`` the second row that is drawn is recorded."""
+        draw_row, refusal = self.draw_row, None
         rows_drawn = 0
         for row, is_given in enumerate(self.given_rows):
             self.row.fill_(row)
@@ -182,9 +160,12 @@ class _Sampler:
                 continue
             if self.given is not None and self.mask is not None:
                 self.given.copy_(self.mask[row])
-            if rows_drawn == 1 and record is not None:
-                draw_row = record(self.draw_row)
-            draw_row()
+            if recorder is not None and rows_drawn == 0:
+                refusal = recorder.rehearse(draw_row)
+            else:
+                if recorder is not None and rows_drawn == 1:
+                    draw_row = _recorded(draw_row, recorder, refusal)
+                draw_row()
             rows_drawn += 1
             self.images[row] = self.values
         return self.images.permute(2, 3, 0, 1).contiguous()
@@ -315,6 +296,17 @@ class _Head:
             hidden += F.linear(2 * values - 1, self.colours[c])
         weight, bias = self.params[c]
         return torch.addmm(bias, hidden.relu_(), weight)
+
+
+def _recorded(work: Callable[[], None], recorder: Recorder, refusal: str | None) -> Callable[[], None]:
+    """``work`` as one call; or ``work``, with a warning, where there is a ``refusal`` or recording fails."""
+    if refusal is None:
+        try:
+            return recorder.record(work)
+        except RuntimeError as error:  # of CUDA
+            refusal = str(error).partition("\n")[0]
+    rank_zero_warn(f"Sampling goes on without a CUDA graph, which is slower: {refusal}")
+    return work
 
 
 def _doubled(weight: Tensor) -> Tensor:

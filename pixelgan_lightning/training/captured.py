@@ -8,10 +8,9 @@ there is a graph for each kind of step: which phases run, what they see, how lar
 from __future__ import annotations
 
 import struct
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pixelgan_lightning.numerics.cuda_graphs import Recorder
 from pixelgan_lightning.phases import TrainStep
 from pixelgan_lightning.phases.base import Batch
 from pixelgan_lightning.random import RowDraws, signed
@@ -30,47 +30,6 @@ MOST = 16
 
 HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
 """Of callbacks and modules: code in the middle of a step, which a graph does not call."""
-
-
-class Recorder(Protocol):
-    """Turns a function without arguments and results into something that repeats its work on the device."""
-
-    def rehearse(self, function: Callable[[], None]) -> str | None:
-        """Call ``function``; why its work cannot be recorded, or None."""
-
-    def record(self, function: Callable[[], None]) -> Callable[[], None]:
-        """What does the work of ``function``, which this does not."""
-
-
-class CUDAGraphs:
-    """Records CUDA graphs, which share their memory: they are replayed one after the other."""
-
-    def __init__(self) -> None:
-        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
-
-    def rehearse(self, function: Callable[[], None]) -> str | None:
-        """On the stream that is recorded, so that what libraries keep for a stream is there."""
-        before = torch.cuda.get_sync_debug_mode()
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with warnings.catch_warnings(record=True) as caught, torch.cuda.stream(self.stream):
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                function()
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-        torch.cuda.current_stream().wait_stream(self.stream)
-        # Of its first use PyTorch warns too, in other words.
-        waits = [warning for warning in caught if "called a synchronizing" in str(warning.message)]
-        return "the host waits for the device in it (.item(), a copy from or to the host)" if waits else None
-
-    def record(self, function: Callable[[], None]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads, of loaders and loggers, may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-            function()
-        replay: Callable[[], None] = graph.replay
-        return replay
 
 
 class Captured:
@@ -309,4 +268,4 @@ def say_why_not(reason: str) -> None:
     rank_zero_info(f"cuda_graphs: steps run one operation at a time, {reason}")
 
 
-__all__ = ["CUDAGraphs", "Captured", "Recorder", "say_why_not", "why_not"]
+__all__ = ["Captured", "say_why_not", "why_not"]
