@@ -153,6 +153,8 @@ class Row:
             return ", ".join(f"{value:.2f}" for value in values) or "–"
         if column == "best":
             validation = METRICS["validation"].values(self)
+            if len(validation) < len(self.runs):  # stopped before
+                return "–"
             best = [run for run, value in zip(self.runs, validation, strict=True) if value == min(validation)]
             wrong = METRICS["error"].values(replace(self, runs=tuple(best)))
             return ", ".join(f"{value:.2f} (seed {run.seed})" for run, value in zip(best, wrong, strict=True))
