@@ -13,13 +13,14 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from pixelgan_lightning.callbacks.arguments import exact_device, is_due, require_at_least
 from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.callbacks.figure_logging import log_figures
+from pixelgan_lightning.category_classes import class_names
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.evaluation import figures
 from pixelgan_lightning.random import keyed_generator
 
 
 class LatentScatter(EvaluationCallback):
-    """Draws two dimensions of the codes as points coloured by label, over samples of the prior in grey.
+    """Draws two dimensions of the codes as points coloured by class, over samples of the prior in grey.
 
     The figure is ``codes`` after a validation and ``test_codes`` after a test, drawn on rank zero from the images of
     all processes. Images are taken in the order of the split, so the figure is the same on any number of processes.
@@ -75,5 +76,6 @@ class LatentScatter(EvaluationCallback):
         rows = rows[rows[:, 3].argsort()][: self.max_images]
         with torch.random.fork_rng(devices=[]):  # priors of the user's own may draw from the global stream
             prior = pl_module.prior.sample(len(rows), keyed_generator(0, "latent scatter"))[:, self.dimensions]
-        figure = figures.code_scatter(rows[:, :2], rows[:, 2].long(), prior)
+        names = class_names(getattr(trainer, "datamodule", None), pl_module.num_classes)
+        figure = figures.code_scatter(rows[:, :2], rows[:, 2].long(), prior, names=names)
         log_figures(trainer, {name: figure}, pl_module.global_step)

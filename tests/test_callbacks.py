@@ -17,6 +17,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -563,7 +564,7 @@ class TestFigures:
         figure.savefig(folder / "figure.png", dpi=figure.dpi)
         return matplotlib.image.imread(folder / "figure.png")[:, :, :3]
 
-    @pytest.mark.parametrize("name", ["$x", "$", "a_{$}", r"\\frac$$", "<b>"])
+    @pytest.mark.parametrize("name", ["$x", "$", "a_{$}", r"\\frac$$", "<b>", "_hidden"])
     def test_names_are_shown_as_they_are(self, tmp_path: Path, name: str) -> None:
         """Half a formula is refused by the parser of formulas, a whole one would be set as one."""
         images = torch.zeros(1, 1, 1, 4, 4)
@@ -572,10 +573,11 @@ class TestFigures:
             figures.global_local([images[0]], [name]),
             figures.confusion_matrix(torch.eye(2).long(), name, [name, "b"]),
             figures.code_scatter(torch.zeros(2, 2), torch.tensor([0, 1]), title=name),
+            figures.code_scatter(torch.zeros(2, 2), torch.tensor([-1, 1]), names=["b", name]),
         ]
         for figure in drawn:
             self.pixels(figure, tmp_path)
-            texts = figure.findobj(lambda artist: getattr(artist, "get_text", lambda: "")() == name)
+            texts = [text for text in figure.findobj(Text) if text.get_text() == name]
             assert texts
             assert not any(text.get_parse_math() for text in texts)
 
@@ -615,9 +617,15 @@ class TestLatentScatter:
     ) -> list[tuple[Tensor, ...]]:
         seen: list[tuple[Tensor, ...]] = []
         scatter = figures.code_scatter
-        monkeypatch.setattr(figures, "code_scatter", lambda *parts: (seen.append(parts), scatter(*parts))[1])
+
+        def spy(*parts: Tensor, **options: Any) -> Figure:
+            seen.append(parts)
+            self.figure = scatter(*parts, **options)
+            return self.figure
+
+        monkeypatch.setattr(figures, "code_scatter", spy)
         trainer = make_trainer(folder, LatentScatter(**options))
-        trainer.validate(Model(prior), Data(), verbose=False)
+        trainer.validate(Model(prior), NamedData(), verbose=False)
         return seen
 
     def test_codes_labels_and_prior(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -627,6 +635,8 @@ class TestLatentScatter:
         assert labels.tolist() == Data.val.label.tolist()
         assert prior.shape == codes.shape
         assert names(tmp_path) == ["codes-step0000000.png"]
+        words = [text.get_text() for text in self.figure.axes[0].get_legend().get_texts()]
+        assert words == ["prior", *NamedData.class_names, "unknown"]
         state = torch.get_rng_state()  # a prior that draws from the global stream does not disturb it
         torch.manual_seed(3)
         assert torch.equal(state, torch.get_rng_state())

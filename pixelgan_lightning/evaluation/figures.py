@@ -137,7 +137,13 @@ def confusion_matrix(matrix: Tensor, title: str | None = None, names: Sequence[s
     return figure
 
 
-def code_scatter(codes: Tensor, labels: Tensor, prior: Tensor | None = None, title: str | None = None) -> Figure:
+def code_scatter(
+    codes: Tensor,
+    labels: Tensor,
+    prior: Tensor | None = None,
+    title: str | None = None,
+    names: Sequence[str] | None = None,
+) -> Figure:
     """Points of a plane coloured by label, over samples of the prior in grey.
 
     Args:
@@ -145,8 +151,11 @@ def code_scatter(codes: Tensor, labels: Tensor, prior: Tensor | None = None, tit
         labels: integers ``[N]``; negative ones (unknown) are drawn black.
         prior: samples ``[M, 2]`` of the prior.
         title: a line above the axes.
+        names: of the classes, by label; None for their numbers.
     """
-    figure = Figure(figsize=(4.4, 4.0), dpi=_DPI, layout="constrained")
+    called = {label: names[label] if names else str(label) for label in sorted(set(labels.tolist())) if label >= 0}
+    longest = max(map(len, called.values()), default=0)
+    figure = Figure(figsize=(4.4 + 0.06 * max(0, longest - 7), 4.0), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_aspect("equal", adjustable="datalim")
@@ -155,16 +164,20 @@ def code_scatter(codes: Tensor, labels: Tensor, prior: Tensor | None = None, tit
     if prior is not None:
         samples = prior.detach().cpu().numpy()
         axes.scatter(samples[:, 0], samples[:, 1], s=3, color="0.8", linewidths=0, label="prior")
-    known = sorted(set(of.tolist()) - {label for label in of.tolist() if label < 0})
-    for place, label in enumerate(known):
-        colour = colormaps["tab10" if len(known) <= 10 else "gist_rainbow"](
-            place if len(known) <= 10 else place / len(known)
+    for place, label in enumerate(called):
+        colour = colormaps["tab10" if len(called) <= 10 else "gist_rainbow"](
+            place if len(called) <= 10 else place / len(called)
         )
         axes.scatter(points[of == label, 0], points[of == label, 1], s=5, color=colour, linewidths=0, label=str(label))
     if (of < 0).any():
         axes.scatter(points[of < 0, 0], points[of < 0, 1], s=5, color="black", linewidths=0, label="unknown")
-    if len(known) <= 20:
-        axes.legend(fontsize=_FONT_SIZE - 1, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    if len(called) <= 20:
+        legend = axes.legend(
+            fontsize=_FONT_SIZE - 1, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
+        )
+        for text in legend.get_texts():  # written now: a name may begin with an underscore, which hides a point's label
+            text.set_parse_math(False)
+            text.set_text({str(label): name for label, name in called.items()}.get(text.get_text(), text.get_text()))
     if title is not None:
         axes.set_title(title, fontsize=_FONT_SIZE, parse_math=False)
     return figure
