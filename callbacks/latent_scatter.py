@@ -13,9 +13,9 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from pixelgan_lightning.callbacks.arguments import exact_device, is_due, require_at_least
 from pixelgan_lightning.callbacks.evaluation import EvaluationCallback
 from pixelgan_lightning.callbacks.figure_logging import log_figures
-from pixelgan_lightning.category_classes import class_names
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.evaluation import figures
+from pixelgan_lightning.evaluation.category_classes import class_names
 from pixelgan_lightning.random import keyed_generator
 
 

@@ -90,7 +90,19 @@ def import_for(content: Any, allowed: Collection[str]) -> None:
 def named_modules(content: Any) -> set[str]:
     """The modules of all classes that a configuration names, by their ``class_path``."""
     paths = (path for path in _class_paths(content) if isinstance(path, str))
-    return {module for path in paths if (module := path.rpartition(".")[0])}
+    return {module for path in paths if _is_module_name(module := path.rpartition(".")[0])}
+
+
+def module_names(text: Any) -> list[str]:
+    """The modules that ``--allow`` names, with commas between.
+
+    Raises:
+        ConfigurationError: no module could be called so.
+    """
+    names = str(text).split(",")
+    if not all(map(_is_module_name, names)):
+        raise ConfigurationError(f"allow={text!r} is not usable: allowed are names of modules with commas between")
+    return names
 
 
 def look_into_working_folder() -> None:
@@ -105,6 +117,10 @@ def import_module(module: str) -> Any:
         return importlib.import_module(module)
     except Exception as error:  # the user's code runs here
         raise ConfigurationError(f"module={module} is not usable: {type(error).__name__}: {error}") from error
+
+
+def _is_module_name(text: str) -> bool:
+    return all(name.isidentifier() for name in text.split("."))
 
 
 def _within(module: str, packages: Collection[str]) -> bool:
@@ -128,4 +144,11 @@ def _class_paths(content: Any) -> Iterator[Any]:
             yield from _class_paths(value)
 
 
-__all__ = ["import_for", "look_into_working_folder", "named_modules", "require_trusted", "trusted_class"]
+__all__ = [
+    "import_for",
+    "look_into_working_folder",
+    "module_names",
+    "named_modules",
+    "require_trusted",
+    "trusted_class",
+]

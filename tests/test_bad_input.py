@@ -137,6 +137,8 @@ FLAGS: dict[str, tuple[Arguments, list[str]]] = {
     "agreement without views": (["--model.phases.agreement", "AgreementPhase"], ["AgreementPhase", "augmentation"]),
     "shape that is the data's": (["--model.image_shape", "[1, 2, 2]"], ["image_shape"]),
     "columns": (["--trainer.callbacks+=SampleGrid", "--trainer.callbacks.columns", 0], ["columns=0"]),
+    "modules that are none": (["--allow", "../mine"], ["allow='../mine'", "names of modules"]),
+    "no module": (["--allow", ""], ["allow=''"]),
     "two subcommands": (["test"], ["test"]),
     "an option without value": (["--run_dir"], ["run_dir"]),
 }
@@ -161,6 +163,8 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
     "empty": (b"", ["config=bad.yaml", "NoneType"]),
     "not text": (b"\xff\xfe\x00\x01", ["config=bad.yaml"]),
     "code": (b"model: !!python/object/apply:os.mkdir [proof]\n", ["config=bad.yaml", "python/object"]),
+    "a date that is none": (b"seed_everything: 2001-99-99\n", ["config=bad.yaml", "month"]),
+    "a path as class": (b"model: {prior: {class_path: ../..}}\n", ["model.prior", "../.."]),
     "unknown key": (b"modle: {seed: 3}\n", ["modle"]),
     "wrong type": (b"trainer: 3\n", ["trainer"]),
     "class without path": (

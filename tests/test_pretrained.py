@@ -19,7 +19,7 @@ from pixelgan_lightning.callbacks import ExponentialMovingAverage
 from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.files.weights import export, read_checkpoint, warm_start
+from pixelgan_lightning.files.weights import export, read_checkpoint, read_folder, warm_start
 from pixelgan_lightning.priors import Categorical, Gaussian
 
 
@@ -89,6 +89,42 @@ def test_exports_that_are_refused(checkpoint: Path, capsys: pytest.CaptureFixtur
     assert "numbers beyond 65504" in refused(capsys, "export", "--ckpt_path", "huge.ckpt", "--out", "mine")
     assert not Path("mine").exists()
     pixelgan("export", "--ckpt_path", "huge.ckpt", "--out", "mine", "--float32")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hyper_parameters", {"class_path": 3, "init_args": {}}),
+        ("hyper_parameters", {"init_args": {}}),
+        ("hyper_parameters", {"class_path": "Categorical", "init_args": 3}),
+        ("hyper_parameters", None),
+        ("state_dict", 3),
+        ("state_dict", {"bias": None}),
+    ],
+)
+def test_a_checkpoint_that_says_something_else_is_not_exported(
+    key: str, value: object, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content[key] = {**content[key], "prior" if key == "hyper_parameters" else "decoder.head": value}
+    torch.save(content, "other.ckpt")
+    assert "ckpt_path=other.ckpt is not usable" in refused(capsys, "export", "--ckpt_path", "other.ckpt", "--out", "it")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("results.json", content) for content in (b"[", b"[1]", b'{"a": "b"}', b"\xff")),
+        *(("config.yaml", content) for content in (b"data: [", b"- 1", b"data: 3", b"x: 2001-99-99", b"\xff")),
+        ("config.yaml", b"data: {init_args: 3}"),
+    ],
+)
+def test_damaged_files_beside_a_checkpoint_are_named(
+    name: str, content: bytes, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run", name).write_bytes(content)
+    assert f"run/{name} is not usable" in refused(capsys, "export", "--ckpt_path", checkpoint, "--out", "mine")
+    assert not Path("mine").exists()
 
 
 def test_an_unfinished_export_leaves_nothing(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
@@ -198,11 +234,26 @@ def test_nothing_in_common(checkpoint: Path) -> None:
         warm_start(other, "none.ckpt")
 
 
-def test_a_model_that_ships_is_a_start(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_ships_is_a_start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Layers of other shapes stay as they are, all others have the weights of the file when the work begins."""
+    begun: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        PixelGAN,
+        "on_validation_start",
+        lambda self: begun.append({name: tensor.clone() for name, tensor in self.state_dict().items()}),
+    )
+    digits = ["validate", "--config", CONFIGS / "digits_clustering.yaml", "--trainer.limit_val_batches", 1]
+    pixelgan(*digits)
     with caplog.at_level("INFO"):
-        digits = CONFIGS / "digits_clustering.yaml"  # layers of other shapes stay as they are
-        pixelgan("validate", "--config", digits, "--trainer.limit_val_batches", 1, "--init_from", "mnist-clustering")
-    assert "initial weights" not in capsys.readouterr().out
+        pixelgan(*digits, "--init_from", "mnist-clustering")
+    without, with_weights = begun
+    shipped = read_folder(pretrained.folder("mnist-clustering")).tensors
+    same = {n for n, tensor in shipped.items() if n in without and torch.equal(with_weights[n], tensor.float())}
+    fits = {n for n, tensor in shipped.items() if n in without and without[n].shape == tensor.shape}
+    layers_with_others = {n.rpartition(".")[0] for n in shipped if n not in fits}
+    assert same >= {n for n in fits if n.rpartition(".")[0] not in layers_with_others}
+    assert sum(not torch.equal(without[n], with_weights[n]) for n in same) > 20
+    assert all(torch.equal(without[n], with_weights[n]) for n in without if n not in same)
     assert any("mnist-clustering" in record.getMessage() for record in caplog.records)
 
 

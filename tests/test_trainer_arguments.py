@@ -22,7 +22,7 @@ REFUSED = {
 GIVEN: dict[str, Any] = {
     "accelerator": "cpu",
     "strategy": "auto",
-    "devices": 1,
+    "devices": "1",  # as text, which Lightning takes for a number: see below
     "num_nodes": 1,
     "precision": "bf16-mixed",
     "fast_dev_run": True,
@@ -80,7 +80,16 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 @pytest.mark.parametrize("name", GIVEN)
 def test_used(name: str, arguments: dict[str, Any]) -> None:
     pixelgan("fit", "--config", SMALL, f"--trainer.{name}", GIVEN[name])
-    assert str(arguments[name]) == str(GIVEN[name])
+    assert arguments[name] == GIVEN[name]
+    assert type(arguments[name]) is type(GIVEN[name])
+
+
+def test_devices_are_counted(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[pl.Trainer] = []
+    monkeypatch.setattr(pl.Trainer, "fit", functools.wraps(pl.Trainer.fit)(lambda self, *_, **__: made.append(self)))
+    pixelgan("fit", "--config", SMALL, "--trainer.devices", 2)
+    (trainer,) = made
+    assert (trainer.num_devices, trainer.world_size) == (2, 2)
 
 
 @pytest.mark.parametrize("name", CLASSES)

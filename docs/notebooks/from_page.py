@@ -2,8 +2,8 @@
 
     python docs/notebooks/from_page.py
 
-Texts stay texts, ``python`` and ``sh`` blocks become cells. A comment ``<!-- notebook ... -->`` of the page is a cell that
-the notebook alone has.
+Texts stay texts, ``python`` and ``sh`` blocks become cells. A comment ``<!-- notebook ... -->`` of the page is a cell
+of the notebook alone.
 """
 
 from __future__ import annotations

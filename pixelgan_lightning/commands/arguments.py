@@ -15,7 +15,7 @@ from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.weights import build, read_checkpoint, read_folder
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.random import keyed_generator
-from pixelgan_lightning.trust import import_for
+from pixelgan_lightning.trust import import_for, module_names
 
 BATCH = 250
 """Images drawn at a time, which bounds the memory; a part of what a seed means."""
@@ -44,7 +44,7 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 
 def allowed_modules(arguments: argparse.Namespace) -> list[str]:
     """The modules of ``--allow``."""
-    return arguments.allow.split(",") if arguments.allow else []
+    return module_names(arguments.allow) if arguments.allow else []
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from pixelgan_lightning.commands.arguments import allowed_modules
 from pixelgan_lightning.component import construct_nested
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.run_config import taken
+from pixelgan_lightning.files.run_files import read_text
 from pixelgan_lightning.files.run_folder import CONFIG, run_of
 from pixelgan_lightning.files.weights import read_checkpoint
 from pixelgan_lightning.trust import trusted_class
@@ -39,7 +40,7 @@ def described_data(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
         ConfigurationError: see :func:`data_of_run`.
     """
     config = run_of(arguments.ckpt_path) / CONFIG
-    text = read_checkpoint(arguments.ckpt_path).run_config or (config.read_text() if config.is_file() else None)
+    text = read_checkpoint(arguments.ckpt_path).run_config or (read_text(config) if config.is_file() else None)
     if text is None:
         raise ConfigurationError(f"images are needed: beside the checkpoint there is no {config} that names its data")
     content = taken(text, str(config), allowed_modules(arguments)).content

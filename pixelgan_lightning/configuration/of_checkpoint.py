@@ -17,6 +17,7 @@ from pixelgan_lightning.configuration.schema import FROM_DATA, Schema, may_impor
 from pixelgan_lightning.configuration.settings import Layer, Said, with_whole_phases
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.run_config import Taken, taken
+from pixelgan_lightning.files.run_files import read_text
 from pixelgan_lightning.files.run_folder import CONFIG, checkpoint_file, run_of
 from pixelgan_lightning.files.weights import Stored, read_checkpoint
 from pixelgan_lightning.messages import say
@@ -105,7 +106,7 @@ def _of_run(stored: str | None, checkpoint: Path, allowed: set[str], with_data: 
     if stored is not None:
         where = f"that of the run, stored in {checkpoint}"
     elif config.is_file():
-        stored, where = config.read_text(), str(config)
+        stored, where = read_text(config), str(config)
     else:
         return Taken()
     run = taken(stored, where, allowed, with_data)

@@ -18,8 +18,9 @@ import yaml
 
 from pixelgan_lightning.configuration.classes import SLOTS, arguments, base_of, find, is_same, loaded, public_path
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.files.run_files import parse_yaml, read_text
 from pixelgan_lightning.messages import say
-from pixelgan_lightning.trust import PACKAGE, named_modules
+from pixelgan_lightning.trust import PACKAGE, module_names, named_modules
 
 Layer = dict[str, Any]
 CONSTANTS = {"true": True, "false": False, "null": None}
@@ -52,9 +53,10 @@ class Said:
 
     def modules(self) -> set[str]:
         """Modules outside of this package whose code it asks for: of ``--allow``, and of the classes that it names."""
-        allowed = (self.option("allow") or "").split(",")
+        given = self.option("allow")
+        allowed = [] if given is None else module_names(given)
         named = {m for layer in self.layers for m in named_modules(layer)} | {*_dotted_names(self.layers)}
-        return {module for module in {*allowed, *named} if module and module.partition(".")[0] != PACKAGE}
+        return {module for module in {*allowed, *named} if module.partition(".")[0] != PACKAGE}
 
 
 def read(args: Sequence[str]) -> Said:
@@ -101,16 +103,7 @@ def read_file(name: str) -> Layer:
     if name.startswith("configs/") and not path.exists() and packaged.is_file():
         say(f"{name}: the file that ships with the package")
         path = packaged
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"config={name} is not usable: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"config={name} is not usable: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(
-            f"config={name} is not usable: it holds {type(content).__name__}; allowed are mappings"
-        )
+    content = parse_yaml(read_text(path, f"config={name}"), f"config={name}")
     for key in ("trainer", "model", "checkpoint"):
         if not isinstance(content.get(key, {}), dict):
             raise ConfigurationError(f"{key}={content[key]!r} in {name} is not usable: allowed are mappings")
@@ -186,7 +179,7 @@ def _structured(name: str, value: str) -> Any:
         return value
     try:
         content = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{name}={value} is not usable: {' '.join(str(error).split())}") from error
     if isinstance(content, dict):
         return Whole(content) if name == "model.phases" else content

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.places import without_places
+from pixelgan_lightning.files.run_files import parse_yaml, read_numbers, read_text
 from pixelgan_lightning.files.run_folder import CONFIG
 from pixelgan_lightning.files.weights import Stored, is_exported
 
@@ -20,6 +19,9 @@ def model_card(name: str, stored: Stored, run: Path) -> str:
         name: of the model.
         stored: what the checkpoint holds.
         run: folder of the run; ``results.json`` and ``config.yaml`` are read where they exist.
+
+    Raises:
+        ConfigurationError: one of these files is damaged.
     """
     numbers = sum(tensor.numel() for name, tensor in stored.tensors.items() if is_exported(name))
     return f"""# {name}
@@ -59,7 +61,7 @@ is given gets a code too, which then means nothing.
 def _results(path: Path) -> str:
     if not path.is_file():
         return "Not measured: the run's folder has no `results.json`."
-    rows = [f"| `{name}` | {value:.4f} |" for name, value in json.loads(path.read_text()).items()]
+    rows = [f"| `{name}` | {value:.4f} |" for name, value in read_numbers(path).items()]
     return "\n".join(["| quantity | value |", "|---|---|", *rows])
 
 
@@ -67,7 +69,7 @@ def _parts(description: dict[str, Any]) -> str:
     rows = []
     for part in ("prior", "posterior", "encoder", "decoder", "likelihood"):
         what = description[part]
-        given = ", ".join(f"{key}={value}" for key, value in without_places(what["init_args"]).items())
+        given = ", ".join(f"{key}={value}" for key, value in without_places(what.get("init_args") or {}).items())
         rows.append(f"- {part}: `{what['class_path'].rpartition('.')[2]}({given})`")
     return "\n".join(rows)
 
@@ -75,7 +77,9 @@ def _parts(description: dict[str, Any]) -> str:
 def _data(path: Path, split_hash: str | None) -> str:
     lines = []
     if path.is_file():
-        data = yaml.safe_load(path.read_text()).get("data") or {}
+        data = parse_yaml(read_text(path), str(path)).get("data") or {}
+        if not isinstance(data, dict) or not isinstance(data.get("init_args") or {}, dict):
+            raise ConfigurationError(f"{path} is not usable: data={data!r}, where allowed are class_path and init_args")
         arguments = without_places(data.get("init_args") or {})
         given = ", ".join(f"{key}={value}" for key, value in arguments.items())
         lines.append(f"`{str(data.get('class_path')).rpartition('.')[2]}({given})`")

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from pytorch_lightning.callbacks import Callback
 
 from pixelgan_lightning.component import Component
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.files.run_files import parse_yaml
 from pixelgan_lightning.trust import PACKAGE, require_trusted
 
 NUMBERS = (
@@ -66,11 +66,8 @@ def taken(text: str, where: str, allowed: Collection[str], with_data: bool = Tru
     Raises:
         ConfigurationError: it is no configuration, or its data are of a module that is not allowed.
     """
-    try:
-        whole = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"config={where} is not usable: {' '.join(str(error).split())}") from error
-    if not isinstance(whole, dict) or not all(isinstance(_section(whole, name), dict) for name in whole):
+    whole = parse_yaml(text, f"config={where}")
+    if not all(isinstance(_section(whole, name), dict) for name in whole):
         raise ConfigurationError(f"config={where} is not usable: allowed are mappings")
     part = Taken()
     seed = whole.get("seed_everything")

@@ -66,7 +66,7 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
         about = content.get("pixelgan_lightning") or {}
         return Stored(
             with_phases(_description(content["hyper_parameters"])),
-            dict(content["state_dict"]),
+            _tensors(content["state_dict"]),
             about.get("split_hash"),
             content.get("pixelgan_lightning_config"),
             CategoryClasses.from_plain(content.get("pixelgan_lightning_classes")),
@@ -102,10 +102,24 @@ def read_folder(folder: Path | str, argument: str = "pretrained") -> Stored:
 
 
 def _description(content: Any) -> dict[str, Any]:
-    """The arguments of a model, its parts as mappings: nothing else is looked at for classes."""
+    """The arguments of a model, its parts as class path and arguments: nothing else is looked at for classes."""
     for part in (*EXPORTED, "discriminator", "augmentation"):
-        if not isinstance(content.get(part), dict | None):
-            raise ValueError(f"{part}={content[part]!r}, where allowed are mappings")
+        what = content.get(part)
+        if what is None and part not in EXPORTED:
+            continue
+        if not (
+            isinstance(what, dict)
+            and isinstance(what.get("class_path"), str)
+            and isinstance(what.get("init_args"), dict | None)
+        ):
+            raise ValueError(f"{part}={what!r}, where allowed are class_path and init_args")
+    return dict(content)
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    for name, value in content.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise ValueError(f"{name}={value!r} in state_dict, where allowed are tensors")
     return dict(content)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import yaml
 
 from pixelgan_lightning.errors import ConfigurationError
+from pixelgan_lightning.files.run_files import parse_yaml, read_numbers, read_text
 
 Series = dict[int, float]
 
@@ -112,10 +112,12 @@ def read_run(folder: Path) -> Run:
         raise ConfigurationError(f"run folder {folder} is not usable: allowed are folders of runs")
     run = Run(folder)
     config = _newest(folder.glob("config*.yaml"))
-    run.config = _yaml(config) if config else ""
+    if config:
+        run.config = read_text(config)
+        parse_yaml(run.config, str(config))
     results = folder / "results.json"
     if results.is_file():
-        run.results = {k.removeprefix("test/"): v for k, v in _numbers(results).items() if k not in HIDDEN}
+        run.results = {k.removeprefix("test/"): v for k, v in read_numbers(results).items() if k not in HIDDEN}
     series = _series(sorted(folder.glob("*/metrics.csv"), key=_age))
     run.series = {name: values for name, values in series.items() if not name.startswith("test/")}
     run.pictures = _latest_pictures(folder / "images")
@@ -141,34 +143,11 @@ def _newest(paths: Iterable[Path]) -> Path | None:
     return max(paths, key=_age, default=None)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not usable: {error}") from error
-
-
-def _yaml(path: Path) -> str:
-    text = _text(path)
-    try:
-        yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not usable: {error}") from error
-    return text
-
-
-def _numbers(path: Path) -> dict[str, float]:
-    try:
-        return {str(name): float(value) for name, value in json.loads(_text(path)).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{path} is not usable: allowed is a JSON object of numbers ({error})") from error
-
-
 def _series(tables: Sequence[Path]) -> dict[str, Series]:
     """Columns of the tables by step; a continued run writes a second table, and of equal steps the later counts."""
     series: dict[str, Series] = {}
     for table in tables:
-        for row in csv.DictReader(io.StringIO(_text(table))):
+        for row in csv.DictReader(io.StringIO(read_text(table))):
             try:
                 step = int(float(row["step"]))
                 values = {name: float(text) for name, text in row.items() if name not in HIDDEN and text}
@@ -192,7 +171,7 @@ def _predicted(folder: Path) -> Predicted | None:
     table = next((path for split in ("test", "val", "train") if (path := folder / f"{split}.csv").is_file()), None)
     if table is None:
         return None
-    rows = list(csv.DictReader(io.StringIO(_text(table))))
+    rows = list(csv.DictReader(io.StringIO(read_text(table))))
     arrays = table.with_suffix(".npz")
     try:
         with np.load(arrays, allow_pickle=False) as found:
