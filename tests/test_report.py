@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from commandline import SMALL, pixelgan, refused
+from hypothesis import given
+from hypothesis.strategies import floats
 
 from pixelgan_lightning.errors import RunError
 from pixelgan_lightning.evaluation.figures import confusion_matrix
@@ -113,7 +115,18 @@ def test_confusion_counts_the_table(run: Path) -> None:
     assert matrix is not None
     cells = re.findall(r"<td[^>]*>(\d+)</td>", matrix[0])
     assert cells == ["0", "0", "1", "1"]  # labels: one, two; only images with a label count
-    assert "1 of 2 test images are on the diagonal" in page
+    assert "1 of 2 test images are on the diagonal. Here the last validation" in page  # the test counted 87.3 %
+    (run / "results.json").write_text(json.dumps({"test/cluster_accuracy": 0.5}))
+    assert "on the diagonal.</p>" in report(read_run(run))
+
+
+def test_what_is_said_of_samples_fits_the_code(run: Path) -> None:
+    assert "A row for each category;" in report(read_run(run))
+    (run / "results.json").unlink()
+    with np.load(run / "predictions" / "test.npz") as found:
+        code = found["code"]
+    np.savez(run / "predictions" / "test.npz", code=code)
+    assert "A row for each code;" in report(read_run(run))
 
 
 def test_sentences() -> None:
@@ -130,9 +143,17 @@ def test_numbers_have_the_digits_of_their_error() -> None:
 
 
 def test_round_ticks() -> None:
-    assert ticks(0, 1, 4) == [0, 0.5, 1]
-    assert ticks(83, 117, 4) == [90, 100, 110]
-    assert ticks(0, 0, 4) == [0]
+    assert ticks(0, 1) == [0, 0.5, 1]
+    assert ticks(83, 117) == [90, 100, 110]
+    assert ticks(107, 195) == [120, 140, 160, 180]
+    assert ticks(0, 0) == [0]
+
+
+@given(low=floats(-1e6, 1e6), extent=floats(1e-3, 1e6))
+def test_an_axis_has_three_to_eight_ticks(low: float, extent: float) -> None:
+    found = ticks(low, low + extent)
+    assert 3 <= len(found) <= 8
+    assert low - 1e-6 * extent <= found[0] < found[-1] <= low + 1.000001 * extent
 
 
 def test_axes_start_where_they_should() -> None:

@@ -74,7 +74,7 @@ def draw(panel: Panel, curves: Mapping[str, Series]) -> str:
         return ""
     last = max(x for points in thinned.values() for x, _ in points)
     low, high = _range(panel, thinned, last)
-    xticks, yticks = ticks(0, last, 4), ticks(low, high, 4)
+    xticks, yticks = ticks(0, last), ticks(low, high)
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
@@ -135,15 +135,16 @@ def _range(panel: Panel, curves: Mapping[str, list[tuple[float, float]]], last: 
     return bottom, top if top > bottom else bottom + 1.0
 
 
-def ticks(low: float, high: float, number: int) -> list[float]:
-    """Round numbers from ``low`` to ``high``, about ``number`` of them: 1, 2 or 5 times a power of ten apart."""
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` to ``high``, three or a few more: 1, 2 or 5 times a power of ten apart."""
     if not high > low:
         return [low]
-    rough = (high - low) / number
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    power = math.floor(math.log10(high - low))
+    for step in (s * 10.0**p for p in range(power, power - 3, -1) for s in (5, 2, 1)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first >= 2:
+            return [i * step for i in range(first, last + 1)]
+    return [low, high]
 
 
 def _short(value: float) -> str:

@@ -69,14 +69,16 @@ def _tiles(numbers: dict[str, float]) -> str:
         below = f"<small>± {escape(error)}, standard error</small>" if error else ""
         words = quantity(name).words.partition(";")[0]
         tiles.append(f'<div class="tile"><b>{escape(value)}</b><span>{escape(words)}</span>{below}</div>')
-    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+    return f'<div class="tiles">{"".join(tiles)}</div>' if len(tiles) > 1 else ""  # the heading has one alone
 
 
 def _samples(run: Run) -> str:
     path = run.picture("samples", "manifold")
-    note = (
-        "A row for each category or code; along the row the decoder draws again. In front: the class, and the category."
-    )
+    again = "along the row the decoder draws again"
+    if "categories_used" in run.numbers[0] or (run.predicted and run.predicted.probabilities is not None):
+        note = f"A row for each category; {again}. In front: the class where it is known, and the category."
+    else:
+        note = f"A row for each code; {again}."
     drawn = "" if path is None else f'<div class="samples">{picture(path, caption(path))}</div>'
     return section("Samples", drawn, note if path and "samples" in path.name else "")
 
@@ -153,6 +155,9 @@ def _confusion(run: Run) -> str:
         f"Rows: label; columns: predicted class. {right:,} of {len(pairs):,} {run.predicted.split} images are on the "
         "diagonal."
     )
+    counted = run.results.get("accuracy", run.results.get("cluster_accuracy", right / len(pairs)))
+    if run.predicted.split == "test" and abs(right / len(pairs) - counted) > 1e-3:
+        note += " Here the last validation of the run says what the categories stand for; a test finds that out anew."
     matrix = (
         f'<div class="scroll"><table class="matrix"><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
