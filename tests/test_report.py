@@ -185,6 +185,11 @@ def test_codes_lie_at_the_mean_of_their_categories() -> None:
     assert np.allclose(points[:, 1], 0, atol=1e-9)
 
 
+def test_names_are_sorted_by_the_numbers_in_them() -> None:
+    names = ["k=10 a", "k=10", "k=2 a", "k=2", "b", "10", "2", ""]
+    assert sorted(names, key=scatter.natural) == ["", "2", "10", "b", "k=2", "k=2 a", "k=10", "k=10 a"]
+
+
 def test_long_names_of_categories_stay_inside_the_picture() -> None:
     q = np.eye(20)
     names = [f"k={k} · a rather long <name>" for k in range(20)]

@@ -16,7 +16,8 @@ import nbformat
 PAGE = Path(__file__).parents[1] / "your_images.md"
 NOTEBOOK = Path(__file__).with_name("your_images.ipynb")
 BLOCK = re.compile(r"^(?:```(python|sh)\n(.*?)^```|<!-- (notebook)\n(.*?)^-->)$", re.MULTILINE | re.DOTALL)
-STOP = "%%script sh -e"  # the cell ends with the first command that fails
+SHELL = "%%script env TERM=dumb sh -e"
+"""No moving progress bars, which a notebook keeps frame by frame; the cell ends with the first command that fails."""
 
 
 def notebook(page: str) -> nbformat.NotebookNode:
@@ -33,7 +34,7 @@ def notebook(page: str) -> nbformat.NotebookNode:
 
     for block in BLOCK.finditer(page):
         add("markdown", page[end : block.start()])
-        add("code", f"{STOP}\n{block[2]}" if block[1] == "sh" else block[2] or block[4])
+        add("code", f"{SHELL}\n{block[2]}" if block[1] == "sh" else block[2] or block[4])
         end = block.end()
     add("markdown", page[end:])
     nbformat.validate(made)

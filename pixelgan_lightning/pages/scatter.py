@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -145,6 +146,7 @@ def draw(
     )
 
 
-def natural(name: str) -> tuple[int, float, str]:
-    """A key to sort names by: numbers in their order, before words."""
-    return (0, float(name), name) if name.isdigit() else (1, 0.0, name)
+def natural(name: str) -> tuple[tuple[str, int], ...]:
+    """A key to sort names by: numbers in them in their order, ``k=2`` before ``k=10``; numbers before words."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "-1"], strict=True))
