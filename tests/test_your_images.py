@@ -36,7 +36,7 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum("pixelgan " in cell.source for cell in code) == 3
     for cell in code:
         cell.source = re.sub(r"--trainer\.max_epochs \d+", "--trainer.max_epochs 2", cell.source)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     (said,) = (output for output in code[-1].outputs if output.output_type == "stream")
     assert re.fullmatch(r"\d+ of 600 pictures in their class\n", said["text"])
     with (tmp_path / "labels.csv").open(newline="") as file:
