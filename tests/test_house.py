@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"pixelgan_lightning": "", "callbacks": "pixelgan_lightning.", "datamodules": "pixelgan_lightning."}
 FLOORS: dict[str, tuple[str, str]] = {  # floor: its folders and files, and the floors that they may import
-    "basics": ("component contracts errors messages numerics random trust version whole_file", ""),
+    "basics": ("component contracts errors messages numerics plain_files random trust version whole_file", ""),
     "parts": ("augmentations decoders discriminators encoders likelihoods posteriors priors", "basics"),
     "data": ("datamodules", "basics parts"),
     "autoencoder": ("autoencoder", "basics parts"),

@@ -11,9 +11,9 @@ from pixelgan_lightning.commands.arguments import allowed_modules
 from pixelgan_lightning.component import construct_nested
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.run_config import taken
-from pixelgan_lightning.files.run_files import read_text
 from pixelgan_lightning.files.run_folder import CONFIG, run_of
 from pixelgan_lightning.files.weights import read_checkpoint
+from pixelgan_lightning.plain_files import read_text
 from pixelgan_lightning.trust import trusted_class
 
 

@@ -17,10 +17,10 @@ from pixelgan_lightning.configuration.schema import FROM_DATA, Schema, may_impor
 from pixelgan_lightning.configuration.settings import Layer, Said, with_whole_phases
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.run_config import Taken, taken
-from pixelgan_lightning.files.run_files import read_text
 from pixelgan_lightning.files.run_folder import CONFIG, checkpoint_file, run_of
 from pixelgan_lightning.files.weights import Stored, read_checkpoint
 from pixelgan_lightning.messages import say
+from pixelgan_lightning.plain_files import read_text
 from pixelgan_lightning.trust import look_into_working_folder, require_trusted
 
 

@@ -18,8 +18,8 @@ import yaml
 
 from pixelgan_lightning.configuration.classes import SLOTS, arguments, base_of, find, is_same, loaded, public_path
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.files.run_files import parse_yaml, read_text
 from pixelgan_lightning.messages import say
+from pixelgan_lightning.plain_files import parse_yaml, read_text
 from pixelgan_lightning.trust import PACKAGE, module_names, named_modules
 
 Layer = dict[str, Any]

@@ -7,9 +7,9 @@ from typing import Any
 
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.places import without_places
-from pixelgan_lightning.files.run_files import parse_yaml, read_numbers, read_text
 from pixelgan_lightning.files.run_folder import CONFIG
 from pixelgan_lightning.files.weights import Stored, is_exported
+from pixelgan_lightning.plain_files import parse_yaml, read_numbers, read_text
 
 
 def model_card(name: str, stored: Stored, run: Path) -> str:

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback
 
 from pixelgan_lightning.component import Component
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.files.run_files import parse_yaml
+from pixelgan_lightning.plain_files import parse_yaml
 from pixelgan_lightning.trust import PACKAGE, require_trusted
 
 NUMBERS = (

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from pixelgan_lightning.errors import ConfigurationError
-from pixelgan_lightning.files.run_files import parse_yaml, read_numbers, read_text
+from pixelgan_lightning.plain_files import parse_yaml, read_numbers, read_text
 
 Series = dict[int, float]
 

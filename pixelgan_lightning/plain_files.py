@@ -1,4 +1,4 @@
-"""Reading the small files of a run, which may be anyone's: what is damaged is refused in one line."""
+"""Reading small files, those of a run for example, which may be anyone's: what is damaged is refused in one line."""
 
 from __future__ import annotations
 
