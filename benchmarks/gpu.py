@@ -203,7 +203,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/gpu"), help="folder of the results")
     parser.add_argument("--small", action="store_true", help="sizes cut down, to try the kit on a CPU")
     parser.add_argument("--seeds", type=int, default=2, help="runs beside each other in the end")
-    parser.add_argument("--only", default="machine,tests,steps,compiled,sampling,profile,training", help="sections")
+    parser.add_argument(
+        "--only", default="machine,tests,steps,compiled,sampling,processes,profile,training", help="sections"
+    )
     options = parser.parse_args()
     report = Report(options.out.resolve(), options.budget)
     site = Path("/tmp" if Path("/tmp").is_dir() else KIT) / f"gpu-kit-site-{os.getpid()}"
@@ -218,6 +220,7 @@ def main() -> None:
         "steps": (["benchmarks/gpu_steps.py", "eager", *small], 100 * share),
         "compiled": (["benchmarks/gpu_steps.py", "compiled", *small], 120 * share),
         "sampling": (["benchmarks/gpu_sampling.py", *small], 60 * share),
+        "processes": (["benchmarks/gpu_processes.py", *small], 60 * share),
         "profile": (["benchmarks/gpu_steps.py", "profile", "--out", str(report.folder), *small], 40 * share),
     }
     for name in options.only.split(","):

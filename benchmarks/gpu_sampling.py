@@ -1,4 +1,4 @@
-"""A section of ``make gpu``: seconds per image of sampling, beside a full pass for every pixel."""
+"""A section of ``make gpu``: time of sampling, by CUDA graphs and without, and of a full pass for every pixel."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gpu_steps import guarded
 from gpu_timing import device, seconds_per_call, set_precision
 
 from pixelgan_lightning.decoders import GatedPixelCNN, draw_uniforms
+from pixelgan_lightning.decoders.incremental import sample_incrementally
 from pixelgan_lightning.likelihoods import Bernoulli, DiscretizedLogisticMixture
 
 
@@ -27,18 +28,22 @@ def networks() -> dict[str, GatedPixelCNN]:
 
 @torch.no_grad()
 def sampling(decoder: GatedPixelCNN, batch: int) -> dict[str, float]:
-    """Milliseconds per image: as drawn, and as full passes for every pixel would be."""
+    """Milliseconds per image: by graphs, by single operations, and as full passes for every pixel would take."""
     z = torch.eye(30, device=device())[torch.arange(batch, device=device()) % 30]
     uniforms = draw_uniforms(decoder, batch, torch.Generator().manual_seed(0), z)
-    drawn = seconds_per_call(lambda: decoder.sample(z, uniforms), 2, warmups=1)
+    seconds, single = (
+        seconds_per_call(lambda g=graph: sample_incrementally(decoder, z, uniforms, graph=g), 1, warmups=1)
+        for graph in (True, False)
+    )
     x = torch.rand(batch, *decoder.image_shape, device=device()).round()
     _, height, width = decoder.image_shape
-    full = height * width * seconds_per_call(lambda: decoder(x, z), 0.3)
+    full = height * width * seconds_per_call(lambda: decoder(x, z), 0.3, warmups=1)
     return {
-        "seconds": drawn,
-        "ms_per_image": 1000 * drawn / batch,
+        "seconds": seconds,
+        "ms_per_image": 1000 * seconds / batch,
+        "without_graphs_ms_per_image": 1000 * single / batch,
         "full_passes_ms_per_image": 1000 * full / batch,
-        "times_full_passes": full / drawn,
+        "times_full_passes": full / seconds,
     }
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,21 @@ class Clock(pl.Callback):
         compiled: ``torch.compile`` the networks before.
         profile: file for a table of the operations of three steps in place of times; None for times.
         precision: ``fp32`` or ``tf32``, set when training starts; ``bf16`` is the trainer's.
+        steps: how many, in place of ``seconds``: of several processes each has a clock of its own.
     """
 
     last: dict[str, float]
 
     def __init__(
-        self, warmup: int, seconds: float, precision: str, compiled: bool = False, profile: str | None = None
+        self,
+        warmup: int,
+        seconds: float,
+        precision: str,
+        compiled: bool = False,
+        profile: str | None = None,
+        steps: int | None = None,
     ) -> None:
-        self.warmup, self.seconds, self.precision = warmup, seconds, precision
+        self.warmup, self.seconds, self.precision, self.most = warmup, seconds, precision, steps
         self.compiled, self.profile = compiled, profile
         self.steps = 0
 
@@ -74,9 +83,11 @@ class Clock(pl.Callback):
             Path(self.profile).write_text(f"Three steps of a batch.\n\n{text}\n\n{by_host}\n")
             Clock.last = {}
             trainer.should_stop = True
-        elif self.profile is None and time.perf_counter() - self.start > self.seconds:
+            return
+        over = time.perf_counter() - self.start > self.seconds if self.most is None else timed == self.most
+        if self.profile is None and over:
             synchronise()
-            size = len(batch["unlabelled"]["image"])
+            size = trainer.world_size * len(batch["unlabelled"]["image"])
             seconds = (time.perf_counter() - self.start) / timed
             Clock.last = {"ms": 1000 * seconds, "images_per_second": size / seconds}
             trainer.should_stop = True
@@ -92,6 +103,9 @@ def lightning_step(
         "enable_model_summary": False, "enable_checkpointing": False, "max_epochs": 1000,
         "precision": "bf16-mixed" if precision == "bf16" else "32-true",
     }  # fmt: skip
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1:
+        trainer |= {"strategy": "ddp", "devices": processes, "accelerator": device().type}
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder) / "overlay.yaml"
         overlay.write_text(yaml.safe_dump({"trainer": trainer, "data": {"init_args": {"batch_size": batch}}}))
@@ -202,9 +216,17 @@ def bare(batch: int, precision: str, seconds: float, how: str) -> dict[str, floa
     return {"ms": 1000 * per_step, "images_per_second": batch / per_step}
 
 
+def measure_processes(batches: Sequence[int], warmup: int, steps: int) -> None:
+    """The step in each of the processes that torchrun has started, or in this one; the first process tells."""
+    for batch in batches:
+        step = lightning_step(batch, "tf32", 0, warmup=warmup, steps=steps)
+        if os.environ.get("RANK", "0") == "0":
+            result(processes=int(os.environ.get("WORLD_SIZE", 1)), batch_of_each=batch, precision="tf32", **step)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mode", choices=("eager", "compiled", "profile"))
+    parser.add_argument("mode", choices=("eager", "compiled", "profile", "processes"))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--batches", type=int, nargs="+", default=(100, 500, 2000))
@@ -215,6 +237,9 @@ def main() -> None:
     if options.mode == "profile":
         file = str(options.out / "profile.txt")
         guarded({"profile": file}, lambda: lightning_step(batches[0], "tf32", 60, warmup=warmup, profile=file))
+        return
+    if options.mode == "processes":
+        measure_processes(batches, warmup, 2 if options.small else 200)
         return
     precisions = options.precisions or (["tf32", "fp32", "bf16"] if options.mode == "eager" else ["tf32", "bf16"])
     precisions = precisions[:1] if options.small else precisions

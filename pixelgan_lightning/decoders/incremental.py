@@ -42,7 +42,12 @@ NUMBERS_PER_THREAD = 1536
 
 @torch.no_grad()
 def sample_incrementally(
-    decoder: GatedNetwork, z: Tensor, uniforms: Tensor, temperature: float = 1.0, known: Known | None = None
+    decoder: GatedNetwork,
+    z: Tensor,
+    uniforms: Tensor,
+    temperature: float = 1.0,
+    known: Known | None = None,
+    graph: bool = True,
 ) -> Tensor:
     """The same images as :func:`~pixelgan_lightning.decoders.base.sample_by_full_passes`, one pixel at a time.
 
@@ -54,9 +59,10 @@ def sample_incrementally(
         uniforms: ``[B, H, W, U]``.
         temperature: divides the logits.
         known: pixels that are given.
+        graph: on a CUDA GPU, replay a row; without, its operations are called one by one. The images are the same.
     """
     code = decoder.code_map(z)
-    recorder = CUDAGraphs() if z.is_cuda and torch.cuda.is_available() else None
+    recorder = CUDAGraphs() if graph and z.is_cuda and torch.cuda.is_available() else None
 
     def draw(part: slice) -> Tensor:
         mine = None if known is None else Known(known.image[part], known.mask)
