@@ -124,7 +124,7 @@ class BareLoop:
 
     def __init__(self, batch: int, precision: str) -> None:
         self.autocast = set_precision(precision)
-        self.model = _model().to(device()).train()
+        self.model = configured_model().to(device()).train()
         m, fused = self.model, torch.cuda.is_available()
         recognition = [*m.encoder.parameters(), *m.posterior.parameters()]
         options: dict[str, Any] = {"fused": True, "capturable": fused}
@@ -184,7 +184,7 @@ class BareLoop:
         return graph.replay
 
 
-def _model() -> PixelGAN:
+def configured_model() -> PixelGAN:
     """The networks of the configuration, built by its own classes."""
     model = dict(yaml.safe_load(CONFIG.read_text())["model"])
     packages = {"prior": "priors", "posterior": "posteriors", "encoder": "encoders", "decoder": "decoders"}
