@@ -31,7 +31,7 @@ PLACES = {  # column and row, so that no arrow passes a box
     "model": (2, 5),
     "callbacks": (3, 5),
     "pages": (4, 5),
-    "bolts": (1, 4),
+    "bolts": (1.1, 4),
     "training": (2, 4),
     "data": (0, 3),
     "phases": (2, 3),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pixelgan_lightning import PixelGAN
-from pixelgan_lightning.cli import PixelGANCLI
+from pixelgan_lightning.commands import trainer
 from pixelgan_lightning.datamodules.loaders import TrainLoader, _permutation
 from pixelgan_lightning.phases import TrainStep
 from pixelgan_lightning.random import RowDraws
@@ -28,7 +28,7 @@ def made(files: list[Path], *more: object) -> tuple[PixelGAN, Any]:
     """Model and data of configurations that are stacked, as the command line makes them; no data are read."""
     seen: list[tuple[PixelGAN, Any]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PixelGANCLI, "_run_subcommand", lambda cli, _: seen.append((cli.model, cli.datamodule)))
+        patch.setattr(trainer, "_go", lambda _, __, model, data, ___: seen.append((model, data)))
         pixelgan("fit", *(word for file in files for word in ("--config", file)), *more, "--run_dir", "run")
     return seen[0]
 
