@@ -184,9 +184,9 @@ class BareLoop:
         return graph.replay
 
 
-def configured_model() -> PixelGAN:
-    """The networks of the configuration, built by its own classes."""
-    model = dict(yaml.safe_load(CONFIG.read_text())["model"])
+def configured_model(config: Path = CONFIG, side: int = 28) -> PixelGAN:
+    """The networks of a configuration of grey images, built by its own classes."""
+    model = dict(yaml.safe_load(config.read_text())["model"])
     packages = {"prior": "priors", "posterior": "posteriors", "encoder": "encoders", "decoder": "decoders"}
     packages |= {"likelihood": "likelihoods", "discriminator": "discriminators"}
     components = {}
@@ -194,7 +194,7 @@ def configured_model() -> PixelGAN:
         component = dict(model[name])
         component["class_path"] = f"pixelgan_lightning.{package}.{component['class_path']}"
         components[name] = component
-    return PixelGAN((1, 28, 28), 10, **components)
+    return PixelGAN((1, side, side), 10, **components)
 
 
 def guarded(what: dict[str, Any], measure: Any) -> None:
