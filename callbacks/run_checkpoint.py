@@ -119,7 +119,7 @@ class RunCheckpoint(Checkpoint):  # Lightning calls these callbacks last: a movi
         assert self.dirpath is not None
         path = Path(self.dirpath) / LAST
         self.last_model_path = str(path)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         self._saved_at = trainer.global_step
         return path
 
@@ -163,7 +163,7 @@ class RunCheckpoint(Checkpoint):  # Lightning calls these callbacks last: a movi
         for old in gone:
             del self.best_k_models[old]
         self._name_best()
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         for old in gone:
             if old in before:
                 trainer.strategy.remove_checkpoint(old)

@@ -107,7 +107,7 @@ class StopOnSignal(Checkpoint):  # Lightning calls these callbacks last: a movin
             return mine[0].save_last(trainer)
         theirs = (c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
         path = Path(self.folder or next(theirs, None) or trainer.default_root_dir) / LAST
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         return path
 
     def _restore_handlers(self) -> None:

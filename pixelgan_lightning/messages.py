@@ -42,7 +42,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _no_tips(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+    return not record.getMessage().startswith(("TPU available", "💡 Tip:"))
 
 
 def reason(error: BaseException) -> str | None:

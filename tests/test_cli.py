@@ -28,6 +28,7 @@ from pixelgan_lightning.datamodules import DigitsDataModule
 from pixelgan_lightning.decoders import GatedPixelCNN
 from pixelgan_lightning.encoders import ConvEncoder
 from pixelgan_lightning.priors import Gaussian
+from pixelgan_lightning.training.loggers import RunWandbLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # runs are moved here
 
@@ -490,6 +491,78 @@ def test_all_loggers_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(Path("run/fit").glob("events.out.tfevents.*"))
     assert list(Path("run/wandb").glob("offline-run-*/run-*.wandb"))
     assert {path.name for path in Path().iterdir()} == {"loggers.yaml", "run"}
+
+
+def test_names_are_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    flags = [
+        "--trainer.enable_progress_bar",
+        "true",
+        "--run_dir",
+        "run",
+        "--trainer.callbacks+=InformationDecomposition",
+    ]
+    pixelgan(*FIT, *flags)
+    assert "train/reconstruction:" in capsys.readouterr().out
+    for command, split in (("validate", "val"), ("test", "test")):
+        pixelgan(command, "--ckpt_path", "run/checkpoints/last.ckpt", "--trainer.enable_progress_bar", "false")
+        shown_ = capsys.readouterr().out
+        assert f" {split}/reconstruction_one_hot " in shown_
+        assert "…" not in shown_
+
+
+def test_a_log_of_small_data_has_rows_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """Lightning logs every 50 batches; an interval of the user's stays."""
+    content = yaml.safe_load(Path(SMALL).read_text())
+    del content["trainer"]["log_every_n_steps"]
+    config = yaml_file("mine.yaml", content)
+    pixelgan("fit", "--config", config, "--run_dir", "chosen")
+    assert metrics(Path("chosen/fit/metrics.csv"), "train/reconstruction")
+    assert not [warning for warning in recwarn if "logging interval" in str(warning.message)]
+    pixelgan("fit", "--config", config, "--trainer.log_every_n_steps", 50, "--run_dir", "given")
+    assert not metrics(Path("given/fit/metrics.csv"), "train/reconstruction")
+    assert [warning for warning in recwarn if "logging interval" in str(warning.message)]
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_which_weights_are_used_is_said(averaged: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--trainer.callbacks+=ExponentialMovingAverage"] if averaged else []
+    pixelgan(*FIT, *flags, "--run_dir", "run")
+    which = f"{'their moving average' if averaged else 'as trained'}, step 2"
+    checkpoint = "run/checkpoints/last.ckpt"
+    for command in (["validate"], ["test"], ["predict"]):
+        assert f"weights: {which}" in shown(capsys, *command, "--ckpt_path", checkpoint).splitlines()
+    for command in (["sample", "--out", "out.npz", "--num", "1"], ["export", "--out", "mine"]):
+        line = f"ckpt_path={checkpoint}: weights {which}"
+        assert line in shown(capsys, *command, "--ckpt_path", checkpoint).splitlines()
+
+
+def test_results_that_cannot_be_written_are_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "results.json" / "in the way").mkdir(parents=True)
+    with pytest.raises(SystemExit) as exit_:
+        pixelgan("test", "--ckpt_path", last(run))
+    assert exit_.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: run/results.json cannot be written: ")
+
+
+def test_no_place_of_the_machine_is_told_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the argument is called that holds it; names of classes and numbers are told."""
+    told: list[Any] = []
+    monkeypatch.setattr(RunWandbLogger, "log_hyperparams", lambda self, params: told.append(params))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    images = DigitsDataModule()
+    images.setup("fit")
+    batch = next(iter(images.val_dataloader()))["image"]
+    np.savez(tmp_path / "mine.npz", images=(batch * 16).byte().numpy(), labels=np.arange(len(batch)) % 10)
+    mine = ["--data", "ImageTensorDataModule", "--data.train_path", tmp_path / "mine.npz", "--data.levels", 17]
+    pixelgan(*FIT, *mine, "--data.batch_size", 16, "--trainer.logger", "RunWandbLogger", "--run_dir", tmp_path / "run")
+    config = next(params for params in told if "data" in params)
+    assert str(tmp_path) not in json.dumps(config)
+    assert "train_path" not in config["data"]["init_args"]
+    assert config["data"]["class_path"].endswith("ImageTensorDataModule")
+    assert config["data"]["init_args"]["batch_size"] == 16
 
 
 # ------------------------------------------------------------------------------------------------------ unusable input

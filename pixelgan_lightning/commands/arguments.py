@@ -13,6 +13,7 @@ from torch import Tensor
 from pixelgan_lightning import pretrained
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.weights import build, read_checkpoint, read_folder
+from pixelgan_lightning.messages import say
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.random import keyed_generator
 from pixelgan_lightning.trust import import_for, module_names
@@ -73,6 +74,7 @@ def load_model(name: str | Path, arguments: argparse.Namespace) -> PixelGAN:
         stored, where = read_checkpoint(name), f"ckpt_path={name}"
     else:
         stored, where = read_folder(pretrained.folder(name)), f"pretrained={name}"
+    say(f"{where}: weights {stored.weights}")
     try:
         import_for(stored.description, allowed_modules(arguments))
         return build(PixelGAN, stored, where).to(arguments.device)

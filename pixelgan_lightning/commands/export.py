@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write a folder with weights, configuration and model card, for --pretrained and PixelGAN.from_pretrained."""
     checkpoint = arguments.ckpt_path
     stored = read_checkpoint(checkpoint)
+    say(f"ckpt_path={checkpoint}: weights {stored.weights}")
     if arguments.card is not None:
         try:
             card = arguments.card.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from pixelgan_lightning import pretrained
 from pixelgan_lightning.callbacks import PredictionTable, StopOnSignal
@@ -81,6 +83,8 @@ def run(command: str, args: Sequence[str]) -> None:
             say(f"run folder: {folder}")
         if command != "fit" and found.stored is None and config.init_from is None:
             say(f"{command} without --ckpt_path: the model has its initial weights")
+        if command != "fit" and found.stored is not None:
+            say(f"weights: {found.stored.weights}")
         _go(command, trainer, model, data, config.ckpt_path)
         _say_what_there_is(command, trainer, folder)
 
@@ -105,6 +109,18 @@ class SaveRunConfig(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["pixelgan_lightning_config"] = self.text
+
+
+class LogEachEpoch(Callback):
+    """Logs at least once an epoch: 50 batches, Lightning's interval, may be more than small data have."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # Said before training starts, of the interval that is changed below.
+        warnings.filterwarnings("ignore", "The number of training batches", PossibleUserWarning)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        interval = min(trainer.log_every_n_steps, trainer.num_training_batches)  # type: ignore[attr-defined]
+        trainer.log_every_n_steps = max(1, int(interval))  # type: ignore[attr-defined]
 
 
 def _require_settings_of_phases(trainer: Any) -> None:
@@ -192,6 +208,8 @@ def _trainer(command: str, found: Resolved, made: Any, save_config: Callback) ->
         extra.append(NarrowProgressBar())
     if command == "fit":
         extra.append(save_config)
+        if config.get("log_every_n_steps") is None:
+            extra.append(LogEachEpoch())
     if command == "predict" and not any(isinstance(c, PredictionTable) for c in callbacks):
         extra.append(PredictionTable(made.out, None if found.stored is None else found.stored.classes))
     plugins = config.get("plugins") or []

@@ -26,6 +26,9 @@ from pixelgan_lightning.version import __version__
 M = TypeVar("M", bound=Autoencoder)
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+AVERAGED = {"current_model_state", "averaging_state"}
+"""Entries of a checkpoint whose ``state_dict`` is an average: ours, and one that Lightning's callback wrote."""
+
 EXPORTED = ("encoder", "posterior", "decoder", "prior", "likelihood")
 """Parts of a model that sampling and inference need; the discriminator has done its work."""
 
@@ -41,6 +44,7 @@ class Stored:
             ``ImageDataModule.split_hash``; None where it is not known.
         run_config: the configuration of the run, as YAML; None where the run was not one of the command line.
         classes: what the categories of the code stand for; None where no label has told it.
+        weights: which they are, in words.
     """
 
     description: dict[str, Any]
@@ -48,6 +52,7 @@ class Stored:
     split_hash: str | None = None
     run_config: str | None = None
     classes: CategoryClasses | None = None
+    weights: str = "as exported"
 
 
 def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
@@ -70,6 +75,7 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
             about.get("split_hash"),
             content.get("pixelgan_lightning_config"),
             CategoryClasses.from_plain(content.get("pixelgan_lightning_classes")),
+            f"{'their moving average' if AVERAGED & content.keys() else 'as trained'}, step {content['global_step']}",
         )
     except Exception as error:  # unpickling raises anything
         raise unreadable(path, error, argument) from error
