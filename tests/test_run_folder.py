@@ -150,11 +150,3 @@ def test_a_full_disk_is_one_line_whoever_writes(what: str, limit: int) -> None:
     assert said.splitlines()[-1].startswith("error: ")
     assert said.endswith("File too large\n")
     assert not list(Path("run").rglob(".*.tmp"))
-
-
-def test_a_full_disk_is_one_line_for_the_results_too(capsys: pytest.CaptureFixture[str]) -> None:
-    pixelgan("fit", "--config", SMALL, "--run_dir", "run")
-    Path("run/results.json").symlink_to("/dev/full")
-    with pytest.raises(SystemExit):
-        pixelgan("test", "--ckpt_path", "run/checkpoints/last.ckpt")
-    assert capsys.readouterr().err.splitlines()[-1].endswith("No space left on device")

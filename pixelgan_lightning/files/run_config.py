@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from pixelgan_lightning.component import Component
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.plain_files import parse_yaml
-from pixelgan_lightning.trust import PACKAGE, require_trusted
+from pixelgan_lightning.trust import PACKAGE, require_trusted, trusted_class
 
 NUMBERS = (
     *("max_epochs", "min_epochs", "max_steps", "min_steps"),
@@ -75,7 +75,7 @@ def taken(text: str, where: str, allowed: Collection[str], with_data: bool = Tru
         part.content["seed_everything"] = seed
     if with_data and whole.get("data"):
         part.modules.update(require_trusted(whole["data"], (pl.LightningDataModule, Component), allowed))
-        part.content["data"] = whole["data"]
+        part.content["data"] = _at_home(whole["data"], pl.LightningDataModule, allowed)
     trainer = _section(whole, "trainer")
     numbers = {name: value for name, value in trainer.items() if name in NUMBERS and _is_number(value)}
     if isinstance(trainer.get("max_time"), str):
@@ -111,12 +111,19 @@ def _callbacks(callbacks: Any, part: Taken, allowed: Collection[str]) -> list[An
             modules = require_trusted(callback, (Callback, Component), allowed)
             if path.startswith(f"{PACKAGE}.") and any(arguments.get(place) is not None for place in PLACES):
                 raise ConfigurationError(f"{name} would write where the file says")
-            (home,) = require_trusted({"class_path": path}, (Callback,), allowed)  # modules of this package move
-            kept.append({"class_path": f"{home}.{name}", "init_args": dict(arguments)})
+            kept.append(_at_home({"class_path": path, "init_args": dict(arguments)}, Callback, allowed))
             part.modules.update(modules)
         except ConfigurationError:
             part.left.append(path)
     return kept
+
+
+def _at_home(spec: Any, base: type, allowed: Collection[str]) -> Any:
+    """The same by the path of today: a file may have a short name, and modules of this package move."""
+    if not isinstance(spec, dict) or "class_path" not in spec:
+        return spec
+    cls = trusted_class(spec["class_path"], base, allowed, loaded=False)
+    return {**spec, "class_path": f"{cls.__module__}.{cls.__qualname__}"}
 
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
