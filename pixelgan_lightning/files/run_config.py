@@ -122,7 +122,7 @@ def _at_home(spec: Any, base: type, allowed: Collection[str]) -> Any:
     """The same by the path of today: a file may have a short name, and modules of this package move."""
     if not isinstance(spec, dict) or "class_path" not in spec:
         return spec
-    cls = trusted_class(spec["class_path"], base, allowed, loaded=False)
+    cls: type = trusted_class(spec["class_path"], base, allowed, loaded=False)
     return {**spec, "class_path": f"{cls.__module__}.{cls.__qualname__}"}
 
 
