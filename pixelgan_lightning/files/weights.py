@@ -75,10 +75,15 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
             about.get("split_hash"),
             content.get("pixelgan_lightning_config"),
             CategoryClasses.from_plain(content.get("pixelgan_lightning_classes")),
-            f"{'their moving average' if AVERAGED & content.keys() else 'as trained'}, step {content['global_step']}",
+            _which(content),
         )
     except Exception as error:  # unpickling raises anything
         raise unreadable(path, error, argument) from error
+
+
+def _which(content: dict[str, Any]) -> str:
+    weights = "their moving average" if AVERAGED & content.keys() else "as trained"
+    return f"{weights}, step {content['global_step']}" if "global_step" in content else weights
 
 
 def read_folder(folder: Path | str, argument: str = "pretrained") -> Stored:
