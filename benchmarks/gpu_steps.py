@@ -120,11 +120,12 @@ class BareLoop:
     Args:
         batch: images in a step.
         precision: see :data:`gpu_timing.PRECISIONS`.
+        model: with a categorical prior and a Bernoulli likelihood; None: that of the configuration.
     """
 
-    def __init__(self, batch: int, precision: str) -> None:
+    def __init__(self, batch: int, precision: str, model: PixelGAN | None = None) -> None:
         self.autocast = set_precision(precision)
-        self.model = configured_model().to(device()).train()
+        self.model = (configured_model() if model is None else model).to(device()).train()
         m, fused = self.model, torch.cuda.is_available()
         recognition = [*m.encoder.parameters(), *m.posterior.parameters()]
         options: dict[str, Any] = {"fused": True, "capturable": fused}
@@ -132,7 +133,7 @@ class BareLoop:
                                      lr=1e-3, **options)  # fmt: skip
         self.judge = torch.optim.Adam(m.discriminator.parameters(), lr=5e-4, betas=(0.5, 0.999), **options)
         self.forger = torch.optim.Adam(recognition, lr=5e-4, betas=(0.5, 0.999), **options)
-        self.images = torch.rand(batch, 1, 28, 28, device=device())
+        self.images = torch.rand(batch, *m.image_shape, device=device())
 
     def step(self) -> None:
         m = self.model
@@ -143,7 +144,8 @@ class BareLoop:
         self._move(self.both, loss)
         with torch.no_grad(), self.autocast:
             fake = self._codes(x)
-        real = F.one_hot(torch.randint(30, (len(x),), device=x.device), 30).float()
+        k = m.prior.code_dim
+        real = F.one_hot(torch.randint(k, (len(x),), device=x.device), k).float()
         with self.autocast:
             on_real, on_fake = self._judged(real), self._judged(fake)
         self._move(self.judge, 0.5 * (F.softplus(-on_real.float()).mean() + F.softplus(on_fake.float()).mean()))

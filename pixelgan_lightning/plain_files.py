@@ -45,7 +45,21 @@ def parse_yaml(text: str, what: str) -> dict[str, Any]:
         raise ConfigurationError(f"{what} is not usable: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{what} is not usable: it holds {type(content).__name__}; allowed are mappings")
+    require_names(content, what)
     return content
+
+
+def require_names(content: Any, what: str) -> None:
+    """Refuse mappings whose keys are something else than texts, however deep.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    for name in content if isinstance(content, dict) else ():
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{name} in {what} is not usable: allowed are names of settings")
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        require_names(value, what)
 
 
 def read_numbers(path: Path) -> dict[str, float]:

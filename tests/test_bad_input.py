@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import pickle
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from commandline import SMALL, pixelgan, refused
+import yaml
+from commandline import CONFIGS, SMALL, pixelgan, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,6 +27,8 @@ from realformats import write_idx, write_mnist, write_svhn
 
 from pixelgan_lightning import PixelGAN
 from pixelgan_lightning.augmentations import RandomAffine
+from pixelgan_lightning.configuration.schema import Schema
+from pixelgan_lightning.configuration.settings import read
 from pixelgan_lightning.datamodules import (
     DigitsDataModule,
     ImageTensorDataModule,
@@ -366,6 +371,14 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def on_several_disks(path: Path) -> None:
+    """As archives could be in the days of floppy disks; Python's reader raises for them when asked what they are."""
+    content = bytearray(path.read_bytes())
+    locator = content.rindex(b"PK\x06\x07")
+    content[locator + 16 : locator + 20] = struct.pack("<I", 2)
+    path.write_bytes(content)
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "empty": (lambda path: path.write_bytes(b""), ["ckpt_path=bad.ckpt"]),
     "text": (lambda path: path.write_text("weights"), ["ckpt_path=bad.ckpt"]),
@@ -387,6 +400,16 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda path: edited(path, lambda c: c["hyper_parameters"]["prior"]["init_args"].update(colour="red")),
         ["colour"],
     ),
+    "steps without end": (lambda path: edited(path, lambda c: c.update(global_step=float("inf"))), ["global_step=inf"]),
+    "a configuration that is no text": (
+        lambda path: edited(path, lambda c: c.update(pixelgan_lightning_config={"data": 1})),
+        ["pixelgan_lightning_config="],
+    ),
+    "a configuration without names": (
+        lambda path: edited(path, lambda c: c.update(pixelgan_lightning_config="data: {1: 2}")),
+        ["names of settings"],
+    ),
+    "on several disks": (on_several_disks, ["ckpt_path=bad.ckpt"]),
     "nowhere": (lambda path: path.unlink(), ["ckpt_path=bad.ckpt", "no file"]),
     "a folder": (into_a_folder, ["ckpt_path=bad.ckpt"]),
 }
@@ -404,6 +427,33 @@ def test_checkpoints(case: str, trained: Path, capsys: pytest.CaptureFixture[str
 
 
 # ----------------------------------------------------------------------------------------------------- any input at all
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path to every value of nested mappings and lists."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("value", ["x", None, [{"a": 1}], {"class_path": 3}, {1: 2}], ids=repr)
+def test_a_setting_of_any_form_is_read_or_refused(value: Any, tmp_path: Path) -> None:
+    """Also where a mapping or the name of a class belongs."""
+    whole = yaml.safe_load((CONFIGS / "digits_clustering.yaml").read_text())
+    schema, file = Schema("fit"), tmp_path / "changed.yaml"
+    refusals: list[str] = []
+    for *parents, last in places(whole):
+        changed = copy.deepcopy(whole)
+        reduce(lambda inside, key: inside[key], parents, changed)[last] = value
+        file.write_text(yaml.safe_dump(changed))
+        try:
+            schema.parsed(read(["--config", str(file)]).layers)
+        except ConfigurationError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 10
+    assert not any("\n" in line for line in refusals)
+
 
 quick = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True

@@ -108,9 +108,10 @@ class Schema:
             if name in settings["model"]:
                 other = "seed_everything" if name == "seed" else "data"
                 raise ConfigurationError(f"model.{name}={settings['model'][name]} is not usable: it is that of {other}")
-        settings["model"]["phases"] = {
-            name: spec for name, spec in settings["model"]["phases"].items() if spec not in (None, "null")
-        }
+        phases = settings["model"].get("phases")
+        if not isinstance(phases, Mapping):
+            raise ConfigurationError(f"model.phases={phases} is not usable: allowed are phases by name")
+        settings["model"]["phases"] = {n: spec for n, spec in phases.items() if spec not in (None, "null")}
         try:
             return self.parser.parse_object(copy.deepcopy(settings))  # which changes what it is given
         except argparse.ArgumentError as error:
@@ -140,13 +141,15 @@ def complaint(settings: Mapping[str, Any], options: Mapping[str, Option]) -> str
     return found or _of_class(settings["data"], "data")
 
 
-def _of_arguments(values: Mapping[str, Any], cls: type, key: str) -> str | None:
+def _of_arguments(values: Any, cls: type, key: str) -> str | None:
+    if not isinstance(values, Mapping):
+        return f"{key}={values} is not usable: allowed are arguments by name"
     parameters = arguments(cls)
     for name, value in values.items():
         where = f"{key}.{name}"
         if name not in parameters:
             return f"{where} is unknown{_nearest(name, parameters, cls)}"
-        if name == "phases":
+        if name == "phases" and isinstance(value, Mapping):
             found = next(filter(None, (_of_class(spec, f"{where}.{phase}") for phase, spec in value.items())), None)
         elif name in COMPONENTS and value is None:
             found = None

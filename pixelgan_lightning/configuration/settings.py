@@ -19,7 +19,7 @@ import yaml
 from pixelgan_lightning.configuration.classes import SLOTS, arguments, base_of, find, is_same, loaded, public_path
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.messages import say
-from pixelgan_lightning.plain_files import parse_yaml, read_text
+from pixelgan_lightning.plain_files import parse_yaml, read_text, require_names
 from pixelgan_lightning.trust import PACKAGE, module_names, named_modules
 
 Layer = dict[str, Any]
@@ -181,6 +181,7 @@ def _structured(name: str, value: str) -> Any:
         content = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{name}={value} is not usable: {' '.join(str(error).split())}") from error
+    require_names(content, name)
     if isinstance(content, dict):
         return Whole(content) if name == "model.phases" else content
     return content if any(isinstance(part, dict) for part in content) else value

@@ -73,13 +73,14 @@ def require_whole(path: str | Path, argument: str = "ckpt_path") -> None:
     Raises:
         ConfigurationError: they differ; the message names the newest checkpoint beside it that is whole.
     """
-    if _is_local(path) and zipfile.is_zipfile(path):  # what is no archive is refused when it is loaded
-        try:
-            damaged = _damaged_part(path)
-        except Exception as error:  # damaged archives raise anything
-            raise unreadable(path, error, argument) from error
-        if damaged is not None:
-            raise unreadable(path, ValueError(f"{damaged} has not the content that it was written with"), argument)
+    if not _is_local(path):
+        return
+    try:  # what is no archive is refused when it is loaded
+        damaged = _damaged_part(path) if zipfile.is_zipfile(path) else None
+    except Exception as error:  # damaged archives raise anything
+        raise unreadable(path, error, argument) from error
+    if damaged is not None:
+        raise unreadable(path, ValueError(f"{damaged} has not the content that it was written with"), argument)
 
 
 def _damaged_part(path: str | Path) -> str | None:

@@ -69,11 +69,18 @@ def read_checkpoint(path: Path | str, argument: str = "ckpt_path") -> Stored:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         about = content.get("pixelgan_lightning") or {}
+        for name in ("global_step", "epoch"):
+            number = content.get(name, 0)
+            if not (isinstance(number, int) and 0 <= number < 2**63):
+                raise ValueError(f"{name}={number!r}, where allowed are numbers >= 0")
+        run_config = content.get("pixelgan_lightning_config")
+        if not isinstance(run_config, str | None):
+            raise ValueError(f"pixelgan_lightning_config={run_config!r}, where allowed is text")
         return Stored(
             with_phases(_description(content["hyper_parameters"])),
             _tensors(content["state_dict"]),
             about.get("split_hash"),
-            content.get("pixelgan_lightning_config"),
+            run_config,
             CategoryClasses.from_plain(content.get("pixelgan_lightning_classes")),
             _which(content),
         )
