@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import torch.distributed as dist
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from pixelgan_lightning import commands
@@ -77,6 +79,8 @@ def overview() -> str:
 
 def _end(status: int, message: str, error: Exception) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    if dist.is_available() and dist.is_initialized():
+        time.sleep(1)  # other processes are about to say the same: without this one they would lose their connection
     raise SystemExit(status) from (error if os.environ.get("PIXELGAN_TRACEBACK") else None)
 
 

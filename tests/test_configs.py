@@ -189,7 +189,7 @@ def test_experiments(
 def test_a_small_variant_has_the_parts_and_phases_of_its_experiment(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    large = {p.stem: p for p in EXPERIMENTS + OTHERS}[path.stem.replace("pixelcnn_wide", "pixelcnn")]
+    large = {p.stem: p for p in OTHERS + EXPERIMENTS}[path.stem.replace("pixelcnn_wide", "pixelcnn")]
     kinds = []
     for config in (path, large):
         pixelgan("fit", "--config", config, "--print_config")
