@@ -448,7 +448,8 @@ def test_a_setting_of_any_form_is_read_or_refused(value: Any, tmp_path: Path) ->
         reduce(lambda inside, key: inside[key], parents, changed)[last] = value
         file.write_text(yaml.safe_dump(changed))
         try:
-            schema.parsed(read(["--config", str(file)]).layers)
+            config = schema.parsed(read(["--config", str(file)]).layers)
+            assert config.data is not None
         except ConfigurationError as error:
             refusals.append(str(error))
     assert len(refusals) > 10

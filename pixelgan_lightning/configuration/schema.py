@@ -108,6 +108,8 @@ class Schema:
             if name in settings["model"]:
                 other = "seed_everything" if name == "seed" else "data"
                 raise ConfigurationError(f"model.{name}={settings['model'][name]} is not usable: it is that of {other}")
+        if settings["data"] is None:
+            raise ConfigurationError("data=None is not usable: allowed is a data module")
         phases = settings["model"].get("phases")
         if not isinstance(phases, Mapping):
             raise ConfigurationError(f"model.phases={phases} is not usable: allowed are phases by name")
