@@ -120,7 +120,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        status = [wait(pid, timeout=240) for pid in start_as_ranks(2, run)]
+        status = [wait(pid, timeout=120) for pid in start_as_ranks(2, run)]
     assert status == [0, 0], (folder / "rank0").read_text()
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
