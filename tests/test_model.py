@@ -498,6 +498,30 @@ def test_a_schedule_begins_with_its_phase() -> None:
     assert classification.learning_rates(0, 18)[1] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("step", ["sequential", "fused"])
+def test_a_delay_of_the_encoder(step: str) -> None:
+    """The decoder learns as without it, the encoder rests; then the encoder has its schedule from the beginning."""
+    reconstruction = ReconstructionPhase(lr=0.1, encoder_lr=0.2, encoder_delay=3, warmup_steps=1)
+    assert [reconstruction.learning_rates(number, 9) for number in range(6)] == [
+        (0.0, 0.05), (0.0, 0.1), (0.0, 0.1), (0.1, 0.1), (0.2, 0.1), (0.2, 0.1),
+    ]  # fmt: skip
+    delayed = {"encoder_delay": 3}
+    names = ("reconstruction", "discriminator", "generator")
+    model = tiny(phases=phases(*names, reconstruction=delayed, generator=delayed), step=step)
+    seen: list[tuple[Tensor, ...]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+            recognition = [*model.encoder.parameters(), *model.posterior.parameters()]
+            parts = recognition, [*model.decoder.parameters()]
+            seen.append(tuple(torch.cat([p.detach().flatten() for p in part]) for part in parts))
+
+    fit(model, batches(6), callbacks=[Watch()])
+    moved = [[not torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(seen, seen[1:], strict=False)]
+    assert [encoder for encoder, _ in moved] == [False, False, False, True, True]
+    assert all(decoder for _, decoder in moved)
+
+
 class TestPhaseOptimizer:
     def test_factor_ends_where_it_should(self) -> None:
         for schedule in ("cosine", "linear"):
@@ -817,7 +841,7 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "class_path": (lambda: tiny(prior={"class_path": "os.system"}), "class_path='os.system' is not usable"),
     "lr": (lambda: PhaseOptimizer(lr=0), "lr=0 .* > 0"),
     "lr_of_a_phase": (lambda: GeneratorPhase(lr=-1.0), "GeneratorPhase.lr=-1.0 .* > 0"),
-    "unknown": (lambda: GeneratorPhase(rate=1.0), "rate=1.0 of GeneratorPhase .* allowed are alone, lr, betas"),
+    "unknown": (lambda: GeneratorPhase(rate=1.0), "rate=1.0 of GeneratorPhase .* allowed are alone, encoder_delay, lr, betas"),
     "described": (
         lambda: tiny(phases={"mine": {"class_path": "os.system"}}),
         "phases.mine: class_path='os.system' is not usable",

@@ -102,6 +102,8 @@ class Phase(Component):
 
     Args:
         alone: batches at the start in which no other phase runs; the schedules of the others begin after them.
+        encoder_delay: batches at its start in which the phase leaves encoder and posterior as they are, while its other
+            parameters learn; their schedule begins after them.
         optimizer: arguments of :class:`~pixelgan_lightning.phases.optimization.PhaseOptimizer`.
 
     Raises:
@@ -126,17 +128,21 @@ class Phase(Component):
     first_step: int = 0
     """The step in which it first runs; the model sets it where another phase is ``alone`` before."""
 
-    def __init__(self, alone: int = 0, **optimizer: Any) -> None:
+    def __init__(self, alone: int = 0, encoder_delay: int = 0, **optimizer: Any) -> None:
         super().__init__()
         known = [setting.name for setting in fields(PhaseOptimizer)]
         for name, value in optimizer.items():
             if name not in known:
                 raise ConfigurationError(
-                    f"{name}={value} of {type(self).__name__} is not usable: allowed are alone, {', '.join(known)}"
+                    f"{name}={value} of {type(self).__name__} is not usable: allowed are alone, encoder_delay, "
+                    f"{', '.join(known)}"
                 )
-        if alone < 0:
-            raise ConfigurationError(f"alone={alone} of {type(self).__name__} is not usable: allowed are numbers >= 0")
-        self.alone = alone
+        for name, batches in (("alone", alone), ("encoder_delay", encoder_delay)):
+            if batches < 0:
+                raise ConfigurationError(
+                    f"{name}={batches} of {type(self).__name__} is not usable: allowed are numbers >= 0"
+                )
+        self.alone, self.encoder_delay = alone, encoder_delay
         try:
             self.optimizer = PhaseOptimizer(**optimizer)
         except ConfigurationError as error:
@@ -204,10 +210,12 @@ class Phase(Component):
     def learning_rates(self, step: int, total_steps: float) -> tuple[float, float]:
         """At ``step`` of ``total_steps`` batches: of encoder and posterior, and of everything else.
 
-        The schedule counts from :attr:`first_step`.
+        The schedule counts from :attr:`first_step`, that of encoder and posterior from ``encoder_delay`` later.
         """
-        factor = self.optimizer.factor(step - self.first_step, total_steps - self.first_step)
-        return (self.optimizer.lr if self.encoder_lr is None else self.encoder_lr) * factor, self.optimizer.lr * factor
+        lr, starts = self.optimizer.lr, self.first_step + self.encoder_delay
+        encoder_lr = lr if self.encoder_lr is None else self.encoder_lr
+        moved = self.optimizer.factor(step - starts, total_steps - starts) if step >= starts else 0.0
+        return encoder_lr * moved, lr * self.optimizer.factor(step - self.first_step, total_steps - self.first_step)
 
     def selected(self, x: Tensor, step: TrainStep) -> Tensor:
         """The rows ``[b, ...]`` of ``x`` ``[B, ...]`` that the phase sees: spread evenly over the global batch."""
