@@ -517,7 +517,7 @@ def test_a_delay_of_the_encoder(step: str) -> None:
             seen.append(tuple(torch.cat([p.detach().flatten() for p in part]) for part in parts))
 
     fit(model, batches(6), callbacks=[Watch()])
-    moved = [[not torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(seen, seen[1:], strict=False)]
+    moved = [[not torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(seen)]
     assert [encoder for encoder, _ in moved] == [False, False, False, True, True]
     assert all(decoder for _, decoder in moved)
 
@@ -841,7 +841,10 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "class_path": (lambda: tiny(prior={"class_path": "os.system"}), "class_path='os.system' is not usable"),
     "lr": (lambda: PhaseOptimizer(lr=0), "lr=0 .* > 0"),
     "lr_of_a_phase": (lambda: GeneratorPhase(lr=-1.0), "GeneratorPhase.lr=-1.0 .* > 0"),
-    "unknown": (lambda: GeneratorPhase(rate=1.0), "rate=1.0 of GeneratorPhase .* allowed are alone, encoder_delay, lr, betas"),
+    "unknown": (
+        lambda: GeneratorPhase(rate=1.0),
+        "rate=1.0 of GeneratorPhase .* allowed are alone, encoder_delay, lr, betas",
+    ),
     "described": (
         lambda: tiny(phases={"mine": {"class_path": "os.system"}}),
         "phases.mine: class_path='os.system' is not usable",
