@@ -128,7 +128,7 @@ def _training_step(decoder: GatedPixelCNN, x: Tensor, z: Tensor) -> Any:
 
 
 def whole_step(repeats: int) -> Results:
-    """The three phases of ``configs/mnist_clustering.yaml`` relative to its decoder's own training step, and fused."""
+    """The three phases of ``benchmarks/step.yaml`` relative to its decoder's own training step, and fused."""
     sequential, fused = (_phases_and_decoder(repeats, step) for step in ("sequential", "fused"))
     ratio = fused["over_decoder"] / sequential["over_decoder"]
     return {**sequential, "fused_over_sequential": ratio}
@@ -139,7 +139,7 @@ def _phases_and_decoder(repeats: int, step_kind: str) -> Results:
     import yaml
 
     batch = 100
-    config = yaml.safe_load((HERE.parent / "configs" / "mnist_clustering.yaml").read_text())["model"]
+    config = yaml.safe_load((HERE / "step.yaml").read_text())["model"]
     model = PixelGAN((1, 28, 28), 10, step=step_kind, **config)  # type: ignore[arg-type]
     x = torch.rand(batch, 1, 28, 28).round()
     batches = [{"unlabelled": {"image": x, "index": torch.arange(batch)}}] * (repeats + 2)
@@ -348,7 +348,7 @@ def table(results: Results) -> str:
         "",
         "| what | measured |",
         "|---|---|",
-        f"| all phases of `mnist_clustering.yaml`, times its decoder's own step | {step['over_decoder']:.2f} |",
+        f"| all phases of `benchmarks/step.yaml`, times its decoder's own step | {step['over_decoder']:.2f} |",
         *(
             f"| its {name} phase, images / s | {speed:.0f} |"
             for name, speed in step["images_per_second_by_phase"].items()

@@ -2,7 +2,7 @@
 
 Each section is a process of its own with a limit of time, so one that fails or hangs costs its own numbers only. What
 it has measured is written at once: ``results.json`` and ``table.md``, beside the output of every section
-(``log.txt``), a profile and, at last, the samples of the trained models.
+(``log.txt``), a profile and, at last, archives of the rows that were trained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 KIT = HERE.parent
-CONFIG = "configs/mnist_clustering.yaml"
 MARK = "RESULT "
 """A line of a section's output that begins with it holds a result as JSON."""
 
@@ -33,7 +32,6 @@ class Report:
     def __init__(self, folder: Path, budget: float) -> None:
         self.folder, self.start, self.budget = folder, time.monotonic(), budget
         self.results: dict[str, Any] = {"sections": {}}
-        self.lock = threading.RLock()  # two runs write beside each other
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.txt").write_text("")
 
@@ -43,19 +41,18 @@ class Report:
 
     def log(self, line: str) -> None:
         print(line, flush=True)
-        with self.lock, (self.folder / "log.txt").open("a") as file:
+        with (self.folder / "log.txt").open("a") as file:
             file.write(line + "\n")
 
     def save(self) -> None:
-        with self.lock:
-            (self.folder / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
-            (self.folder / "table.md").write_text(table(self.results))
+        (self.folder / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
+        (self.folder / "table.md").write_text(table(self.results))
 
     def run(self, name: str, command: Sequence[str], limit: float) -> int | None:
         """One section, at most ``limit`` seconds; its exit code, or None where the time was over before or in it."""
         limit = min(limit, self.left())
-        with self.lock:
-            section = self.results["sections"].setdefault(name, {"results": []})
+        section: dict[str, Any] = {"results": []}
+        self.results["sections"][name] = section
         if limit < 5:
             section["skipped"] = "no time left"
             self.save()
@@ -111,73 +108,6 @@ def environment(site: Path) -> None:
     os.environ["WANDB_MODE"] = "offline"
 
 
-def train_to_the_end(report: Report, seeds: int, small: bool) -> None:
-    """``configs/mnist_clustering.yaml``, seeds beside each other, then their tests, in the time that is left."""
-    for_test = 15 if small else 45
-    seconds = int(report.left() - for_test)
-    if seconds < 30:
-        report.results["sections"]["training"] = {"results": [], "skipped": "no time left"}
-        report.save()
-        return
-    limit = f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    cut = (
-        [
-            "--trainer.max_epochs",
-            "1",
-            "--trainer.limit_train_batches",
-            "2",
-            "--data.init_args.batch_size",
-            "4",
-            "--trainer.limit_val_batches",
-            "1",
-        ]
-        if small
-        else []
-    )
-    runs = [Path("runs") / f"seed{seed}" for seed in range(seeds)]
-
-    def both(name: str, commands: list[list[str]], most: float) -> None:
-        threads = [
-            threading.Thread(target=report.run, args=(f"{name}, seed {seed}", ["-m", "pixelgan_lightning", *c], most))
-            for seed, c in enumerate(commands)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    for run in runs:
-        shutil.rmtree(KIT / run, ignore_errors=True)
-    fit = [
-        ["fit", "--config", CONFIG, "--run_dir", str(run), "--seed_everything", str(seed), "--trainer.max_time", limit,
-         "--trainer.enable_progress_bar", "false", *cut]
-        for seed, run in enumerate(runs)
-    ]  # fmt: skip
-    both("training", fit, report.left() - for_test / 2)
-    limited = ["--trainer.limit_test_batches", "1", "--data.init_args.eval_batch_size", "2"] if small else []
-    both("test", [["test", "--ckpt_path", f"{run}/checkpoints/last.ckpt", *limited] for run in runs], report.left())
-    for seed, run in enumerate(runs):
-        keep_run(report, KIT / run, seed)
-
-
-def keep_run(report: Report, run: Path, seed: int) -> None:
-    """The numbers and the picture of one run, as far as it came."""
-    section = report.results["sections"].setdefault(f"test, seed {seed}", {"results": []})
-    if (run / "results.json").exists():
-        section["results"].append(json.loads((run / "results.json").read_text()))
-    metrics = run / "fit" / "metrics.csv"
-    if metrics.exists():
-        rows = [line.split(",") for line in metrics.read_text().splitlines()]
-        epoch, step = rows[0].index("epoch"), rows[0].index("step")
-        last = {"epochs": 1 + int(rows[-1][epoch]), "steps": int(rows[-1][step])}
-        report.results["sections"][f"training, seed {seed}"]["results"].append(last)
-        shutil.copy(metrics, report.folder / f"metrics_seed{seed}.csv")
-    pictures = sorted((run / "images").glob("**/*.png"), key=lambda path: path.stat().st_mtime)
-    if pictures:
-        shutil.copy(pictures[-1], report.folder / f"samples_seed{seed}.png")
-    report.save()
-
-
 def table(results: dict[str, Any]) -> str:
     """All results as tables, a section each; columns are the keys of its results."""
     lines = ["# On a GPU", "", "`make gpu` wrote this page.", ""]
@@ -202,9 +132,9 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=530, help="seconds for everything")
     parser.add_argument("--out", type=Path, default=Path("results/gpu"), help="folder of the results")
     parser.add_argument("--small", action="store_true", help="sizes cut down, to try the kit on a CPU")
-    parser.add_argument("--seeds", type=int, default=2, help="runs beside each other in the end")
+    parser.add_argument("--rows", nargs="*", default=[], help="of the last section, see gpu_rows.py")
     parser.add_argument(
-        "--only", default="machine,tests,steps,compiled,sampling,processes,profile,training", help="sections"
+        "--only", default="machine,tests,steps,compiled,sampling,processes,profile,rows", help="sections"
     )
     options = parser.parse_args()
     report = Report(options.out.resolve(), options.budget)
@@ -216,7 +146,7 @@ def main() -> None:
     share = options.budget / 530
     sections: dict[str, tuple[list[str], float]] = {
         "machine": (["benchmarks/gpu_machine.py", *small], 40),
-        "tests": (["-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests/test_cuda.py"], 90 * share),
+        "tests": (["-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests/test_cuda.py"], 150 * share),
         "steps": (["benchmarks/gpu_steps.py", "eager", *small], 100 * share),
         "compiled": (["benchmarks/gpu_steps.py", "compiled", *small], 120 * share),
         "sampling": (["benchmarks/gpu_sampling.py", *small], 60 * share),
@@ -224,8 +154,9 @@ def main() -> None:
         "profile": (["benchmarks/gpu_steps.py", "profile", "--out", str(report.folder), *small], 40 * share),
     }
     for name in options.only.split(","):
-        if name == "training":
-            train_to_the_end(report, options.seeds, options.small)
+        if name == "rows":  # with the time that is left
+            out = ["--seconds", str(report.left() - 5), "--out", str(report.folder / "rows")]
+            report.run(name, ["benchmarks/gpu_rows.py", *options.rows, *out, *small], report.left())
         else:
             report.run(name, *sections[name])
     shutil.rmtree(site, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Sections of ``make gpu``: the training step of ``configs/mnist_clustering.yaml`` in images/s, and its profile.
+"""Sections of ``make gpu``: the training step of ``benchmarks/step.yaml`` in images/s, and its profile.
 
 The step is run by the command line, as users run it: with loader, logs and checks. Beside it: the same mathematics as
 a bare loop of PyTorch over images that lie on the device, and that loop as one CUDA graph.
@@ -26,7 +26,7 @@ from torch import Tensor
 from pixelgan_lightning import PixelGAN
 from pixelgan_lightning.cli import main as command_line
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "mnist_clustering.yaml"
+CONFIG = Path(__file__).resolve().parent / "step.yaml"
 
 
 class Clock(pl.Callback):

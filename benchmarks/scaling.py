@@ -6,7 +6,7 @@ An all-reduce of ``b`` bytes takes the shorter time of a ring, ``2 (N - 1) (late
 ``2 log2(N) (latency + b / bandwidth)``. Nothing of it is hidden behind the step's own work, so the real curve should
 lie a little above. Links within a machine of 8 and between machines differ.
 
-Messages are counted from the model of ``configs/mnist_clustering.yaml``: one for the gradients of each phase, of what
+Messages are counted from the model of ``benchmarks/step.yaml``: one for the gradients of each phase, of what
 it moves, and one for each layer with batch statistics on each way of a pass; the discriminator's has no way back.
 """
 
