@@ -841,6 +841,11 @@ UNUSABLE: dict[str, tuple[Callable[[], object], str]] = {
     "class_path": (lambda: tiny(prior={"class_path": "os.system"}), "class_path='os.system' is not usable"),
     "lr": (lambda: PhaseOptimizer(lr=0), "lr=0 .* > 0"),
     "lr_of_a_phase": (lambda: GeneratorPhase(lr=-1.0), "GeneratorPhase.lr=-1.0 .* > 0"),
+    "encoder_delay": (lambda: GeneratorPhase(encoder_delay=-1), "encoder_delay=-1 of GeneratorPhase .* >= 0"),
+    "encoder_delay_of_none": (
+        lambda: DiscriminatorPhase(encoder_delay=5),
+        "encoder_delay=5 of DiscriminatorPhase .* allowed is 0",
+    ),
     "unknown": (
         lambda: GeneratorPhase(rate=1.0),
         "rate=1.0 of GeneratorPhase .* allowed are alone, encoder_delay, lr, betas",

@@ -142,6 +142,11 @@ class Phase(Component):
                 raise ConfigurationError(
                     f"{name}={batches} of {type(self).__name__} is not usable: allowed are numbers >= 0"
                 )
+        if encoder_delay and not {"encoder", "posterior"} & {*self.moves}:
+            raise ConfigurationError(
+                f"encoder_delay={encoder_delay} of {type(self).__name__} is not usable: allowed is 0, it moves neither "
+                "encoder nor posterior"
+            )
         self.alone, self.encoder_delay = alone, encoder_delay
         try:
             self.optimizer = PhaseOptimizer(**optimizer)
