@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import frozen
+import overhead
 import torch
 from timing import conv_flops, conv_speed, conv_works, machine, median_seconds, seconds_of_each
 from torch import Tensor
@@ -360,6 +361,9 @@ def table(results: Results) -> str:
             for what, key in (("a decoder", "decoder_reused_over_not"), ("an encoder", "encoder_reused_over_not"))
         ),
         f"| drawing a batch, share of a step | {100 * results['loader']['share_of_step']:.2f} % |",
+        "| a step of a tiny model in `Trainer.fit`, beside the same mathematics in a bare loop, ms | "
+        f"{results['overhead']['plain_ms']:.1f} ({results['overhead']['fit_ms']:.1f} - "
+        f"{results['overhead']['bare_ms']:.1f}) |",
         f"| two processes on half the batch each, times one process | {results['processes']['two_over_one']:.2f} |",
     ]
     for name, r in results["scaling"].items():
@@ -391,6 +395,7 @@ def main() -> None:
     results["loader"] = loading(args.repeats)
     results["loader"]["share_of_step"] = results["loader"]["seconds_per_batch"] / results["step"]["seconds"]
     results["scaling"] = scaling(args.repeats)
+    results["overhead"] = overhead.measured(args.repeats)
     results["processes"] = processes(args.repeats)
     results["seconds"] = time.perf_counter() - started
 
