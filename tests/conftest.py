@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -25,6 +26,14 @@ REASON = f"{VARIABLE} is not set: it names the folder with the real data sets (M
 
 def _data_folder() -> str | None:
     return os.environ.get(VARIABLE) or None
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_run_left_open() -> Generator[None, None, None]:
+    """The next test of this process would go on in it."""
+    yield
+    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+        sys.modules["wandb"].finish()
 
 
 @pytest.fixture(scope="session")
