@@ -140,7 +140,7 @@ def train(rows: list[tuple[str, int]], options: argparse.Namespace, end: float, 
     """Compile, fit, test, pack.
 
     Raises:
-        SystemExit: steps do not get a CUDA graph, which would waste the time of everybody.
+        SystemExit: steps do not get a CUDA graph, which would waste the time of everybody; too little time is left.
     """
     work = ROOT / "runs" / "gpu-rows"
     shutil.rmtree(work, ignore_errors=True)
@@ -154,7 +154,9 @@ def train(rows: list[tuple[str, int]], options: argparse.Namespace, end: float, 
             if REFUSED in log.read_text():
                 sys.exit(log.read_text())
     runs = {config: [work / f"{config}-{seed}" for seed in range(seeds)] for config, seeds in rows}
-    seconds = max(1, int(end - time.monotonic() - (0 if options.small else STARTING + TESTING)))
+    seconds = int(end - time.monotonic() - (0 if options.small else STARTING + TESTING))
+    if seconds < 30:
+        sys.exit(f"--seconds {options.seconds:.0f} leaves {seconds} s for training: allowed is 30 s or more")
     limit = ["--trainer.max_time", f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"]
     fits, tests = {}, {}
     for config, folders in runs.items():
