@@ -10,6 +10,8 @@ from torch import Tensor, nn
 def gate(x: Tensor) -> Tensor:
     """``tanh(f) * sigmoid(g)`` of the two halves of the channels."""
     f, g = x.chunk(2, dim=1)
+    if g.device.type == "cpu" and g.dtype == torch.bfloat16:  # six times as slow where pixels do not lie side by side
+        g = g.contiguous(memory_format=torch.channels_last)
     return f.tanh() * g.sigmoid()
 
 
