@@ -8,6 +8,7 @@ it has measured is written at once: ``results.json`` and ``table.md``, beside th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -20,10 +21,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from gpu_result import MARK
+
 HERE = Path(__file__).resolve().parent
 KIT = HERE.parent
-MARK = "RESULT "
-"""A line of a section's output that begins with it holds a result as JSON."""
 
 
 class Report:
@@ -61,7 +62,7 @@ class Report:
         began = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, *command], cwd=KIT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
-            start_new_session=True,
+            errors="replace", start_new_session=True,
         )  # fmt: skip
         killed = threading.Event()
 
@@ -74,7 +75,8 @@ class Report:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(MARK):
-                section["results"].append(json.loads(line.removeprefix(MARK)))
+                with contextlib.suppress(ValueError):  # another process wrote into the line
+                    section["results"].append(json.loads(line.removeprefix(MARK)))
                 self.save()
             self.log(line.rstrip("\n"))
         code = process.wait()

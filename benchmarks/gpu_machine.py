@@ -9,7 +9,8 @@ import statistics
 import subprocess
 
 import torch
-from gpu_timing import PRECISIONS, device, result, seconds_per_call, set_precision
+from gpu_result import result
+from gpu_timing import PRECISIONS, device, seconds_per_call, set_precision
 from timing import conv_flops, machine
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from gpu_timing import result
+from gpu_result import result
 
 STEPS = str(Path(__file__).with_name("gpu_steps.py"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,8 +45,3 @@ def seconds_per_call(work: Callable[[], object], seconds: float, warmups: int = 
         work()
     synchronise()
     return (time.perf_counter() - start) / calls
-
-
-def result(**values: Any) -> None:
-    """Hand a result to ``gpu.py``."""
-    print("RESULT " + json.dumps(values), flush=True)
