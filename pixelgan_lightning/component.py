@@ -78,6 +78,13 @@ def defaults(cls: type) -> dict[str, Any]:
     return found
 
 
+def hands_on(cls: type, base: type) -> bool:
+    """Whether ``cls`` takes every argument of ``base``: each class between them has ``**kwargs``."""
+    between = [c for c in cls.__mro__[: cls.__mro__.index(base)] if "__init__" in vars(c)]
+    signatures = [inspect.signature(vars(c)["__init__"]).parameters.values() for c in between]
+    return all(any(p.kind is p.VAR_KEYWORD for p in parameters) for parameters in signatures)
+
+
 def _plain(value: Any, what: str) -> Any:
     """What a checkpoint can hold without holding code."""
     if isinstance(value, Component):

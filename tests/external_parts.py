@@ -164,6 +164,20 @@ class InkOfSamples(pl.Callback):
         pl_module.log("test/ink", pl_module.sample(self.number).mean())
 
 
+class FixedRate(Phase):
+    """Confidence that decides about its own rate: nobody can give its constructor another."""
+
+    reads = ("logits",)
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__(lr=1e-4)
+        self.strength = strength
+
+    def loss(self, model: Autoencoder, encoded: Mapping[str, Encoded], step: TrainStep) -> Tensor:
+        log_q = encoded["unlabelled"].logits.log_softmax(1)
+        return -self.strength * (log_q.exp() * log_q).sum(1).mean()
+
+
 class Confidence(Phase):
     """The encoder minimises the entropy of ``q(y|x)``."""
 

@@ -277,6 +277,37 @@ def test_a_continued_run_has_the_model_that_it_had(run: Path, capsys: pytest.Cap
     pixelgan(*again, "--model.phases.reconstruction.lr", "1e-3", "--config", SMALL, "--trainer.max_epochs", 2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--model.phases.mine", "ReconstructionPhase"],
+            "model.phases.mine='pixelgan_lightning.phases.ReconstructionPhase' does not continue a run with None",
+        ),
+        (
+            ["--model.phases", '{"reconstruction": {"class_path": "ReconstructionPhase"}}'],
+            "model.phases.discriminator=None does not continue a run with 'pixelgan_lightning.phases.discriminator.Disc",
+        ),
+        (
+            ["--model.augmentation", "RandomAffine"],
+            "model.augmentation='pixelgan_lightning.augmentations.RandomAffine' does not continue a run with None",
+        ),
+    ],
+)
+def test_a_part_more_or_less_is_another_model(
+    arguments: list[str], expected: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, "fit", "--run_dir", run, "--ckpt_path", "last", *arguments)
+
+
+def test_a_part_that_is_switched_off_is_another_model(capsys: pytest.CaptureFixture[str]) -> None:
+    pixelgan("fit", "--config", SMALL, "--model.augmentation", "RandomAffine", "--run_dir", "views")
+    line = refused(capsys, "fit", "--run_dir", "views", "--ckpt_path", "last", "--model.augmentation", "null")
+    assert "model.augmentation=None does not continue a run with 'pixelgan_lightning.augmentations." in line
+    pixelgan("test", "--ckpt_path", "views/checkpoints/last.ckpt", "--model.augmentation", "null")
+    assert "model.augmentation: None is not used" in capsys.readouterr().out
+
+
 def test_the_checkpoint_decides_against_another_configuration(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = results(run)
     content = yaml.safe_load(Path(SMALL).read_text())

@@ -83,6 +83,15 @@ def test_a_phase_from_outside_is_one_line(step: str) -> None:
     assert "train/confidence" in Path("run/fit/metrics.csv").read_text()
 
 
+def test_a_phase_from_outside_may_keep_its_optimizer_to_itself() -> None:
+    """What its constructor does not take is not stored for it either."""
+    own = {"class_path": "external_parts.FixedRate", "init_args": {"strength": 2.0}}
+    fit({"model": {"phases": {**PAPERS, "own": own}}})
+    phase = PixelGAN.load_from_checkpoint(CHECKPOINT).phases["own"]
+    assert (phase.strength, phase.optimizer.lr) == (2.0, 1e-4)
+    pixelgan("test", "--ckpt_path", CHECKPOINT, "--allow", external_parts.__name__)
+
+
 @pytest.mark.parametrize("family", PARTS)
 def test_a_part_from_outside_is_one_line(family: str) -> None:
     model = fit(PARTS[family])

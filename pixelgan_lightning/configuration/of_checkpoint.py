@@ -130,14 +130,19 @@ def _trusted_modules(description: dict[str, Any], path: Path, allowed: set[str])
 
 def _differences(given: Any, stored: Any, key: str) -> list[tuple[str, Any, Any]]:
     """Leaves in which ``given`` differs from ``stored``: ``(key, given, stored)``; a class, where these differ."""
-    if given is None and isinstance(stored, dict):  # nothing was asked for
-        return []
-    if not (isinstance(given, dict) and isinstance(stored, dict)):
-        given, stored = (list(value) if isinstance(value, tuple) else value for value in (given, stored))
-        return [] if given == stored else [(key, given, stored)]
-    if "class_path" in stored and not is_same(given["class_path"], stored["class_path"]):
-        return [(key, given["class_path"], stored["class_path"])]
-    return [d for k in stored if k != "class_path" for d in _differences(given.get(k), stored[k], f"{key}.{k}")]
+    if isinstance(given, dict) and isinstance(stored, dict) and ("class_path" in given) == ("class_path" in stored):
+        if "class_path" not in stored or is_same(given["class_path"], stored["class_path"]):
+            names = [name for name in dict.fromkeys([*stored, *given]) if name != "class_path"]
+            return [d for n in names for d in _differences(given.get(n), stored.get(n), f"{key}.{n}")]
+    mine, theirs = (_shown(value) for value in (given, stored))
+    return [] if mine == theirs else [(key, mine, theirs)]
+
+
+def _shown(value: Any) -> Any:
+    """Of a component its class; a list where there was a tuple, as files have it."""
+    if isinstance(value, dict) and "class_path" in value:
+        return value["class_path"]
+    return list(value) if isinstance(value, tuple) else value
 
 
 __all__ = ["Resolved", "resolved"]

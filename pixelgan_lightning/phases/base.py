@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from pixelgan_lightning.autoencoder import Autoencoder
-from pixelgan_lightning.component import Component, Description
+from pixelgan_lightning.component import Component, Description, hands_on
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.phases.optimization import PhaseOptimizer
 from pixelgan_lightning.random import RowDraws
@@ -155,9 +155,10 @@ class Phase(Component):
 
     def describe(self) -> Description:
         description = super().describe()
-        settings = {s.name: getattr(self.optimizer, s.name) for s in fields(PhaseOptimizer)}
-        settings["betas"] = list(settings["betas"])
-        description["init_args"] |= settings
+        if hands_on(type(self), Phase):  # or what the class says of the optimizer is not for others to say
+            settings = {s.name: getattr(self.optimizer, s.name) for s in fields(PhaseOptimizer)}
+            settings["betas"] = list(settings["betas"])
+            description["init_args"] |= settings
         return description
 
     def build(self, model: Autoencoder) -> None:
