@@ -286,7 +286,7 @@ def test_a_continued_run_has_the_model_that_it_had(run: Path, capsys: pytest.Cap
         ),
         (
             ["--model.phases", '{"reconstruction": {"class_path": "ReconstructionPhase"}}'],
-            "model.phases.discriminator=None does not continue a run with 'pixelgan_lightning.phases.discriminator.Disc",
+            "model.phases.discriminator=None does not continue a run with 'pixelgan_lightning.phases.discrim",
         ),
         (
             ["--model.augmentation", "RandomAffine"],

@@ -130,8 +130,9 @@ def _trusted_modules(description: dict[str, Any], path: Path, allowed: set[str])
 
 def _differences(given: Any, stored: Any, key: str) -> list[tuple[str, Any, Any]]:
     """Leaves in which ``given`` differs from ``stored``: ``(key, given, stored)``; a class, where these differ."""
-    if isinstance(given, dict) and isinstance(stored, dict) and ("class_path" in given) == ("class_path" in stored):
-        if "class_path" not in stored or is_same(given["class_path"], stored["class_path"]):
+    if isinstance(given, dict) and isinstance(stored, dict):
+        one, other = (value.get("class_path") for value in (given, stored))
+        if one == other or (one and other and is_same(one, other)):
             names = [name for name in dict.fromkeys([*stored, *given]) if name != "class_path"]
             return [d for n in names for d in _differences(given.get(n), stored.get(n), f"{key}.{n}")]
     mine, theirs = (_shown(value) for value in (given, stored))
