@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from torch import Tensor
 from pixelgan_lightning.datamodules.conversion import Conversion, Fit, ValueRange
 from pixelgan_lightning.datamodules.image_sets import ImageSet, joined
 from pixelgan_lightning.datamodules.image_tensor import read_image_sets
+from pixelgan_lightning.datamodules.labels import UNKNOWN
 from pixelgan_lightning.datamodules.loaders import EvalLoader
+from pixelgan_lightning.datamodules.pictures import SUFFIXES, read_pictures
 from pixelgan_lightning.datamodules.pixels import quantise
 from pixelgan_lightning.errors import ConfigurationError
 
@@ -22,8 +25,8 @@ READING = ("eval_batch_size", "native_levels", "value_range", "background", "fit
 class UnseenImages(pl.LightningDataModule):
     """All images of a path for ``predict``, and nothing to train on.
 
-    What can be read is what :class:`~pixelgan_lightning.datamodules.image_tensor.ImageTensorDataModule` reads. Pictures
-    get the number of channels of the model and, where its images are squares, their size.
+    What can be read is what :class:`~pixelgan_lightning.datamodules.image_tensor.ImageTensorDataModule` reads, and a
+    single picture. Pictures get the number of channels of the model and, where its images are squares, their size.
 
     Args:
         path: the images, and their classes where the file or folder names some.
@@ -42,6 +45,8 @@ class UnseenImages(pl.LightningDataModule):
     """
 
     predict_split_names = ("images",)
+    argument = "images"
+    """What the path is called in messages."""
 
     def __init__(
         self,
@@ -75,14 +80,20 @@ class UnseenImages(pl.LightningDataModule):
         if self._read is None:
             try:
                 self.conversion.require_usable()
-                found = joined(list(read_image_sets(Path(self.path), self.conversion).values()))
+                found = self._found(Path(self.path))
                 shape = tuple(found.images.shape[1:])
                 if shape != self.image_shape:
                     raise ConfigurationError(f"its images are {list(shape)}: allowed are {list(self.image_shape)}")
             except ConfigurationError as error:
-                raise ConfigurationError(f"images={self.path!r} is not usable: {error}") from error
+                raise ConfigurationError(f"{self.argument}={self.path!r} is not usable: {error}") from error
             self._read = found
         return quantise(self._read.images, self.conversion.levels, self.levels)
+
+    def _found(self, path: Path) -> ImageSet:
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            pictures = read_pictures([(path, str(path))], 1, str(path), self.conversion)
+            return ImageSet(pictures, np.array([UNKNOWN]), (path.name,))
+        return joined(list(read_image_sets(path, self.conversion).values()))
 
     def labels(self) -> Tensor:
         """``[N]`` int64, -1 where an image has no label that the model knows."""

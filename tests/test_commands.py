@@ -23,7 +23,6 @@ from pixelgan_lightning.datamodules.pixels import quantise
 from pixelgan_lightning.decoders import ConvDecoder
 from pixelgan_lightning.evaluation import figures
 from pixelgan_lightning.evaluation.code_rows import code_rows
-from pixelgan_lightning.files.image_files import to_levels
 from pixelgan_lightning.priors import (
     Categorical,
     Gaussian,
@@ -320,37 +319,53 @@ def test_images_of_pictures(as_folder: bool) -> None:
         Image.fromarray(image[0].numpy()).save(f"pictures/{i}.png")
     path = "pictures" if as_folder else "pictures/1.png"
     pixelgan("complete", *model_with(), "--out", "out.npz", "--rows", 8, "--images", path)
-    wanted = to_levels(levels / 255, 17)
+    wanted = quantise(levels, 256, 17).float() / 16
     np.testing.assert_array_equal(arrays()["inputs"], wanted if as_folder else wanted[1:2])
 
 
-@pytest.mark.parametrize("levels", [2, 4, 17, 256])
-def test_levels_are_those_of_the_data_modules(levels: int) -> None:
-    stored = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    wanted = quantise(stored, 256, levels).float() / (levels - 1)
-    assert (to_levels(stored.double() / 255, levels) - wanted).abs().max() < 1.5 / (levels - 1)
-    assert torch.equal(to_levels(wanted.double(), levels), wanted)  # what has these levels already is left alone
-    assert torch.equal(to_levels(stored.double() / 255, 2), (stored >= 128).float())
+def test_pictures_are_what_predict_sees(capsys: pytest.CaptureFixture[str]) -> None:
+    """16 bits, transparency, another size, levels of the run's own: one reader for all commands."""
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(ramp).save("deep.png")
+    shape = np.zeros((16, 16, 4), dtype=np.uint8)
+    shape[4:12, 4:12, 3] = 255  # black on nothing
+    Image.fromarray(shape).save("cut.png")
+    model = model_with()
+    for name, wanted in (("deep.png", ramp[None, None] / 65535), ("cut.png", None)):
+        pixelgan("complete", *model, "--out", "out.npz", "--rows", 8, "--images", name)
+        inputs = arrays()["inputs"]
+        if wanted is not None:
+            assert np.abs(inputs - wanted).max() < 1 / 16
+        else:
+            assert (inputs[0, 0, 0] == 1).all()
+            assert (inputs[0, 0, 3:5, 3:5] == 0).all()
+    content = torch.load(CHECKPOINT, weights_only=True)
+    data = {"class_path": "ImageTensorDataModule", "init_args": {"train_path": "x.npz", "native_levels": 17}}
+    stored = digits(3).mul(16).round().to(torch.uint8)
+    np.savez("levels.npz", images=stored.numpy())
+    content["pixelgan_lightning_config"] = yaml.safe_dump({"data": data})
+    torch.save(content, CHECKPOINT)
+    pixelgan("complete", *model, "--out", "out.npz", "--rows", 8, "--images", "levels.npz", "--num", 3)
+    np.testing.assert_allclose(arrays()["inputs"], stored / 16)
 
 
 def test_completions_that_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     model = [*model_with(), "--out", "out.npz", "--rows", "4"]
     np.savez("images.npz", images=digits(3).numpy())
     np.savez("two.npz", images=digits(2).numpy())
-    np.savez("small.npz", images=np.zeros((3, 1, 7, 8)))
+    np.savez("flat.npz", images=np.zeros((3, 8)))
     np.savez("dark.npz", images=-np.ones((3, 1, 8, 8)))
-    Image.fromarray(np.zeros((7, 8), dtype=np.uint8)).save("small.png")
     Path("empty").mkdir()
     Path("text.png").write_text("text")
     for arguments, words in [
         ([], "there is no run/config.yaml"),
         (["--images", "none.png"], "none.png"),
-        (["--images", "text.png"], "images=text.png is not usable: cannot identify"),
-        (["--images", "small.png"], "images=small.png of 7 x 8 pixels is not usable: allowed is 8 x 8"),
-        (["--images", "small.npz"], "images=small.npz of shape [3, 1, 7, 8] is not usable: allowed is [N, 1, 8, 8]"),
-        (["--images", "dark.npz"], "allowed are uint8 and numbers in [0, 1]"),
-        (["--images", "empty"], "images=empty is not usable: the folder has no .png files"),
-        (["--images", "images.txt"], "images=images.txt is not usable"),
+        (["--images", "text.png"], "images='text.png' is not usable: text.png is damaged"),
+        (["--images", "flat.npz"], "images='flat.npz' is not usable: its images are [3, 8]"),
+        (["--images", "dark.npz"], "images='dark.npz' is not usable: its images are"),
+        (["--images", "empty"], "images='empty' is not usable: it is empty"),
+        (["--images", "images.txt"], "images='images.txt' is not usable"),
+        (["--images", "images.npz", "--codes_of", "empty"], "codes_of='empty' is not usable: it is empty"),
         (["--images", "images.npz", "--rows", "9"], "rows=9 is not usable: allowed are 0 to 8"),
         (["--images", "images.npz", "--codes_of", "two.npz"], "codes_of=two.npz with 2 images is not usable"),
     ]:

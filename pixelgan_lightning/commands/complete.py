@@ -16,18 +16,23 @@ from pixelgan_lightning.commands.arguments import (
     model_of,
     part_seed,
 )
-from pixelgan_lightning.commands.run_data import data_of_run
+from pixelgan_lightning.commands.run_data import data_of_run, stored_model, unseen_images
+from pixelgan_lightning.datamodules.pixels import to_unit_interval
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.evaluation import figures
-from pixelgan_lightning.files.image_files import ARRAYS, PICTURE, check_destination, read_images, write
+from pixelgan_lightning.files.image_files import ARRAYS, PICTURE, check_destination, write
 from pixelgan_lightning.messages import say
+from pixelgan_lightning.model import PixelGAN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png picture or .npz arrays")
     parser.add_argument(
-        "--images", type=Path, metavar="PATH", help=".png, folder of them, .npz or .pt (default: the run's test images)"
+        "--images",
+        type=Path,
+        metavar="PATH",
+        help="a picture, folder, .npz, .pt or .csv (default: the run's test images)",
     )
     parser.add_argument("--rows", type=integer(0), required=True, help="how many rows of pixels are kept")
     parser.add_argument(
@@ -45,14 +50,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Keep the first rows of images and draw the rest: image, what is kept, completions, side by side."""
     out = check_destination(arguments.out, PICTURE, ARRAYS)
     model = model_of(arguments)
-    shape, levels = model.image_shape, model.likelihood.levels
     if arguments.images is not None:
-        images = read_images(arguments.images, shape, levels)[: arguments.num]
+        images = _read(arguments, model, "images")[: arguments.num]
     else:
         images = _test_images(arguments, arguments.num)
     others = images
     if arguments.codes_of is not None:
-        others = read_images(arguments.codes_of, shape, levels, "codes_of")
+        others = _read(arguments, model, "codes_of")
         if len(others) not in (1, len(images)):
             raise ConfigurationError(
                 f"codes_of={arguments.codes_of} with {len(others)} images is not usable: allowed are 1 and "
@@ -84,6 +88,12 @@ def run(arguments: argparse.Namespace) -> None:
         temperature=arguments.temperature,
     )
     say(f"{draws} completions of {len(images)} images: {out}")
+
+
+def _read(arguments: argparse.Namespace, model: PixelGAN, argument: str) -> Tensor:
+    """Images ``[N, C, H, W]`` in [0, 1], of the path that an argument names."""
+    unseen = unseen_images(arguments, model, stored_model(arguments), getattr(arguments, argument), argument)
+    return to_unit_interval(unseen.images(), unseen.levels)
 
 
 def _test_images(arguments: argparse.Namespace, number: int) -> Tensor:

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelgan_lightning import pretrained
 from pixelgan_lightning.commands.arguments import add_draws, add_model, draw, integer, model_of
-from pixelgan_lightning.commands.run_data import data_of_run, described_data
-from pixelgan_lightning.datamodules.unseen import READING, UnseenImages
+from pixelgan_lightning.commands.run_data import data_of_run, stored_model, unseen_images
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.evaluation.category_classes import class_names
 from pixelgan_lightning.evaluation.code_rows import code_rows
 from pixelgan_lightning.files.image_files import check_destination
 from pixelgan_lightning.files.run_folder import run_of
-from pixelgan_lightning.files.weights import Stored, read
+from pixelgan_lightning.files.weights import Stored
 from pixelgan_lightning.messages import say
 from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.pages.gallery import Looked, gallery
@@ -29,7 +27,10 @@ from pixelgan_lightning.random import keyed_generator
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
-        "--images", type=Path, metavar="PATH", help="folder, .npz, .pt or .csv (default: images of the run, --split)"
+        "--images",
+        type=Path,
+        metavar="PATH",
+        help="a picture, folder, .npz, .pt or .csv (default: images of the run, --split)",
     )
     parser.add_argument(
         "--split",
@@ -54,34 +55,17 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigurationError(
             f"gallery with prior={type(model.prior).__name__} is not usable: allowed are priors with categories"
         )
-    stored = _stored(arguments)
+    stored = stored_model(arguments)
     title = out.stem if arguments.ckpt_path is None else run_of(arguments.ckpt_path).resolve().name
     looked = _looked(model, _loaders(arguments, model, stored), stored, arguments)
     write_page(out, gallery(looked, title, arguments.num))
     say(f"{len(looked.images)} images: {out}")
 
 
-def _stored(arguments: argparse.Namespace) -> Stored:
-    where = arguments.ckpt_path or pretrained.folder(arguments.pretrained)
-    return read(where, "ckpt_path" if arguments.ckpt_path else "pretrained")
-
-
 def _loaders(arguments: argparse.Namespace, model: PixelGAN, stored: Stored) -> tuple[Any, list[tuple[str, Any]]]:
     """The data, and loaders of the images with the source that each reads."""
     if arguments.images is not None:
-        reading: dict[str, Any] = {}
-        if arguments.ckpt_path is not None and stored.run_config is not None:
-            given = described_data(arguments)[0].get("init_args") or {}
-            reading = {name: given[name] for name in READING if name in given}
-        data = UnseenImages(
-            str(arguments.images),
-            model.image_shape,
-            model.num_classes,
-            None if stored.classes is None else stored.classes.names,
-            model.likelihood.levels,
-            **reading,
-        )
-        data.setup("predict")
+        data = unseen_images(arguments, model, stored, arguments.images)
         return data, [("images", data.predict_dataloader()[0])]
     data = data_of_run(arguments)
     if not hasattr(data, "predict_split_names"):

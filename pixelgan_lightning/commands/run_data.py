@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
+from pixelgan_lightning import pretrained
 from pixelgan_lightning.commands.arguments import allowed_modules
 from pixelgan_lightning.component import construct_nested
+from pixelgan_lightning.datamodules.unseen import READING, UnseenImages
 from pixelgan_lightning.errors import ConfigurationError
 from pixelgan_lightning.files.run_config import taken
 from pixelgan_lightning.files.run_folder import CONFIG, run_of
-from pixelgan_lightning.files.weights import read_checkpoint
+from pixelgan_lightning.files.weights import Stored, read, read_checkpoint
+from pixelgan_lightning.model import PixelGAN
 from pixelgan_lightning.plain_files import read_text
 from pixelgan_lightning.trust import trusted_class
 
@@ -47,3 +51,35 @@ def described_data(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[
     if "data" not in content:
         raise ConfigurationError(f"images are needed: {config} names no data")
     return content["data"], {"seed": content["seed_everything"]} if "seed_everything" in content else {}
+
+
+def stored_model(arguments: argparse.Namespace) -> Stored:
+    """What the file of the model holds."""
+    where = arguments.ckpt_path or pretrained.folder(arguments.pretrained)
+    return read(where, "ckpt_path" if arguments.ckpt_path else "pretrained")
+
+
+def unseen_images(
+    arguments: argparse.Namespace, model: PixelGAN, stored: Stored, path: Path, argument: str = "images"
+) -> UnseenImages:
+    """The images of ``path``: read as the run of the checkpoint read its own, and made into what ``model`` takes.
+
+    Args:
+        arguments: of the command.
+        model: the model that is to see them.
+        stored: what its file holds.
+        path: what :class:`~pixelgan_lightning.datamodules.unseen.UnseenImages` reads.
+        argument: what the path is called in messages.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
+    reading: dict[str, Any] = {}
+    if arguments.ckpt_path is not None and stored.run_config is not None:
+        given = described_data(arguments)[0].get("init_args") or {}
+        reading = {name: given[name] for name in READING if name in given}
+    names = None if stored.classes is None else stored.classes.names
+    images = UnseenImages(str(path), model.image_shape, model.num_classes, names, model.likelihood.levels, **reading)
+    images.argument = argument
+    images.setup("predict")
+    return images
