@@ -113,7 +113,11 @@ class ImageTensorDataModule(ImageSetsDataModule):
         if self.test_path is None:
             raise ConfigurationError(f"it has no test images: allowed for a test is test_path, one of {_ALLOWED}")
         sets = read_image_sets(Path(self.test_path), self.conversion)
-        return {"test": sets.get("test") or sets["train"]}
+        if "test" not in sets and len(sets) > 1:
+            raise ConfigurationError(
+                f"it has {' and '.join(sets)} images: allowed are test images, or images of one set"
+            )
+        return {"test": sets["test"] if "test" in sets else next(iter(sets.values()))}
 
     def origin(self, source: Source) -> str:
         """The argument that says where the images come from."""

@@ -66,15 +66,20 @@ def require_training_batch(batch: Any) -> None:
         )
 
 
-def require_evaluation_batch(batch: Any) -> None:
+def require_evaluation_batch(batch: Any, *more: str) -> None:
     """Refuse batches of another form than the package's data modules hand out.
 
+    Args:
+        batch: the first of an evaluation.
+        more: what is needed beside the images.
+
     Raises:
-        ConfigurationError: no images by name.
+        ConfigurationError: no images by name, or not what else is needed.
     """
-    if not isinstance(batch, Mapping) or "image" not in batch:
+    missing = [name for name in ("image", *more) if not isinstance(batch, Mapping) or name not in batch]
+    if missing:
         raise ConfigurationError(
-            f"evaluation batches of type {type(batch).__name__} are not usable: allowed are "
+            f"evaluation batches of type {type(batch).__name__} without {missing[0]} are not usable: allowed are "
             '{"image": [B, C, H, W], "label": [B], "index": [B]}'
         )
 

@@ -208,17 +208,27 @@ class PixelGAN(Autoencoder, pl.LightningModule):
         return list(self.step.optimizers().values())
 
     def reorder_categories(self, order: Tensor) -> None:
-        change_weights(self.trainer, self, lambda: super(PixelGAN, self).reorder_categories(order))
-        for optimizer in self.trainer.optimizers:  # what it remembers of these parameters belongs to the old order
+        trainer = attached_trainer(self)
+        if trainer is None:
+            super().reorder_categories(order)
+            return
+        change_weights(trainer, self, lambda: super(PixelGAN, self).reorder_categories(order))
+        for optimizer in trainer.optimizers:  # what it remembers of these parameters belongs to the old order
             for p in self.posterior.parameters():
                 optimizer.state.pop(p, None)
 
     def setup(self, stage: str) -> None:
+        require_usable_precision(self.trainer.precision)
         require_own_average(self.trainer)
 
     def on_fit_start(self) -> None:
-        require_usable_precision(self.trainer.precision)
         data = getattr(self.trainer, "datamodule", None)
+        theirs = getattr(data, "num_classes", None)
+        if None not in (theirs, self.num_classes) and theirs != self.num_classes:
+            raise ConfigurationError(
+                f"num_classes={self.num_classes} does not fit the data, which have {theirs} classes: allowed are "
+                f"{theirs} and null"
+            )
         levels = getattr(data, "levels", self.likelihood.levels)
         if levels != self.likelihood.levels:
             raise ConfigurationError(
@@ -326,6 +336,8 @@ class PixelGAN(Autoencoder, pl.LightningModule):
     @inference
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Index, label and code of every image; with categories also ``probabilities``, ``q(y|x)``, ``[B, K]``."""
+        if batch_idx == 0:
+            require_evaluation_batch(batch, "label", "index")
         x = batch["image"]
         row = {"index": batch["index"], "label": batch["label"]}
         if self.prior.num_categories is None:

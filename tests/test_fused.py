@@ -204,6 +204,22 @@ def test_the_encoder_moves_as_far_as_in_a_phase_that_is_alone() -> None:
     assert changed == {"encoder", "posterior"}
 
 
+def test_behind_a_delay_the_encoder_moves_as_far_as_phase_by_phase() -> None:
+    """Adam has averaged gradients meanwhile, so that its first steps are not too long."""
+    ends = []
+    for step in ("sequential", "fused"):
+        model = tiny(augmentation=None, phases=with_rates("reconstruction", more={"encoder_delay": 3}), step=step)
+        start = state(model)
+        fit(model, batches(3))
+        weights = [name for name in start if name.startswith("encoder") and "running" not in name]
+        assert all(torch.equal(start[name], state(model)[name]) for name in weights)
+        fit(model := tiny(augmentation=None, phases=model.phases, step=step), batches(5))
+        assert not all(torch.equal(start[name], state(model)[name]) for name in weights)
+        ends.append(state(model))
+    for name in ends[0]:
+        close(ends[0][name], ends[1][name], atol=1e-9)
+
+
 @pytest.mark.parametrize("alone", ["agreement", "classification"])
 def test_warmups_end(alone: str) -> None:
     wanted = phases(reconstruction={"weight_decay": 0.1}, **{alone: {"alone": 2}})

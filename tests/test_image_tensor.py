@@ -131,6 +131,19 @@ def test_without_test_images_a_test_is_refused(tmp_path: Path) -> None:
         ImageTensorDataModule(path, test_path="nowhere")
 
 
+def test_a_test_file_of_other_sets(tmp_path: Path) -> None:
+    """One set is what is meant; of two nobody can say which."""
+    train = save(tmp_path / "x.npz")
+    np.savez(tmp_path / "one.npz", x_val=IMAGES.numpy())
+    np.savez(tmp_path / "two.npz", x_val=IMAGES.numpy(), x_train=IMAGES.numpy())
+    module = ImageTensorDataModule(train, test_path=str(tmp_path / "one.npz"))
+    module.setup("test")
+    assert torch.equal(module.load_split("test")[0], IMAGES[:, None])
+    module = ImageTensorDataModule(train, test_path=str(tmp_path / "two.npz"))
+    with pytest.raises(ConfigurationError, match=r"test_path=.*: it has train and val images: allowed are test images"):
+        module.setup("test")
+
+
 NAN = torch.where(torch.arange(60)[:, None, None] == 7, torch.nan, IMAGES / 255)
 
 

@@ -107,7 +107,7 @@ def test_bf16_likelihoods_are_float32_sums_of_what_the_decoder_says() -> None:
     torch.testing.assert_close(log_prob.double(), exact.flatten(1).sum(1), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("precision", ["16-mixed", "16", "16-true"])
+@pytest.mark.parametrize("precision", ["16-mixed", "16", "16-true", "bf16-true"])
 def test_half_precision_is_refused(
     precision: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

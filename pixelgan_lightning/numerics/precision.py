@@ -15,17 +15,20 @@ import torch
 
 from pixelgan_lightning.errors import ConfigurationError
 
+USABLE = ("32", "32-true", "64", "64-true", "bf16", "bf16-mixed", "None")
+"""By the names that Lightning has for them; None is float32."""
+
 
 def require_usable_precision(precision: object) -> None:
-    """Refuse half precision (float16): its gradients need a scale, bfloat16 does not.
+    """Refuse float16, whose gradients need a scale, and weights in bfloat16: small steps and averages are lost in them.
 
     Args:
         precision: an argument of a trainer, or what the trainer has made of it.
 
     Raises:
-        ConfigurationError: float16.
+        ConfigurationError: another one than ``bf16-mixed``, float32 and float64.
     """
-    if str(precision) in ("16", "16-mixed", "16-true"):
+    if str(precision) not in USABLE:
         raise ConfigurationError(f"precision={precision} is not usable: allowed are bf16-mixed, 32 and 64")
 
 

@@ -40,10 +40,10 @@ class ClassificationPhase(Phase):
             return
         model.require_categories()
         k = model.prior.num_categories
-        if k is not None and model.num_classes is not None and k < model.num_classes:
+        classes = model.num_classes or getattr(data, "num_classes", None)
+        if k is not None and classes is not None and k < classes:
             raise ConfigurationError(
-                f"num_categories={k} is not usable with labels: allowed are numbers >= {model.num_classes}, the "
-                "number of classes"
+                f"num_categories={k} is not usable with labels: allowed are numbers >= {classes}, the number of classes"
             )
 
     def has_work(self, model: Autoencoder, step: TrainStep) -> bool:

@@ -175,7 +175,8 @@ class Fused(Sequential):
                     group["lr"] = encoder_lr
                 elif group["phase"] in rates:
                     group["lr"] = rates[group["phase"]][1]
-        return {name: rate / encoder_lr if encoder_lr else 0.0 for name, rate in encoder_rates.items()}
+        # Without a rate nothing moves, but Adam goes on averaging gradients, as it does phase by phase.
+        return {n: rate / encoder_lr if encoder_lr else 1 / len(encoder_rates) for n, rate in encoder_rates.items()}
 
     def move(
         self, sees: Sees, step: TrainStep, optimizers: Sequence[Optimizer], shares: Mapping[str, float | Tensor]
