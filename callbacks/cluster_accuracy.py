@@ -36,6 +36,12 @@ def current_classes(trainer: pl.Trainer) -> CategoryClasses | None:
     return None if callback is None else callback.classes(trainer)
 
 
+def _named(pl_module: Any) -> bool:
+    """Whether labels have given the categories their places, which some phases let them do when they were alone."""
+    alone = [phase.alone for phase in getattr(pl_module, "phases", {}).values() if phase.finds_categories]
+    return not any(alone) or pl_module.global_step > max(alone)
+
+
 class ClusterAccuracy(EvaluationCallback):
     """Maps the K categories of the code to labels and counts how often the label is right.
 
@@ -116,9 +122,16 @@ class ClusterAccuracy(EvaluationCallback):
         self._clusters = ClusterAssignment(num_categories, num_classes)
         self._by_views = ClusterAssignment(num_categories, num_classes) if self.views else None
 
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._named_before = _named(pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if _named(pl_module) and not self._named_before:  # the categories have changed places
+            self.mapping = None
+
     def classes(self, trainer: pl.Trainer) -> CategoryClasses | None:
         """The class of each category: itself where labels are trained on, else by best example; None if not known."""
-        if self._categories_are_classes(trainer):
+        if self._categories_are_classes(trainer) and _named(trainer.lightning_module):
             mapping = torch.arange(self._usage.num_categories)
         elif self.mapping is not None:
             mapping = self.mapping.best_example

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commandline import SMALL, pixelgan, refused
+import yaml
+from commandline import SMALL, all_phases, pixelgan, refused
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -105,3 +106,25 @@ def test_unusable(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "allowed are names that end in .csv" in refused(capsys, *command, "--out", "table.txt")
     (pictures / "broken.png").write_bytes(b"no picture")
     assert "broken.png" in refused(capsys, *command, "--images", pictures)
+
+
+@pytest.mark.parametrize("categories", [10, 12])
+def test_categories_have_no_names_before_labels_give_them_some(
+    categories: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the agreement is alone a category is no class yet; when it ends, categories change their places."""
+    monkeypatch.chdir(tmp_path)
+    phases = all_phases(agreement={"alone": 3})
+    Path("named.yaml").write_text(yaml.safe_dump({"model": {"phases": phases}}))
+    labels = ["--data.num_labelled", 100, "--data.labelled_batch_size", 100, "--model.augmentation", "RandomAffine"]
+    fit = ["fit", "--config", SMALL, "--config", "named.yaml", *labels, "--model.prior.num_categories", categories]
+    accuracy = ["--trainer.callbacks", '[{"class_path": "ClusterAccuracy"}]', "--trainer.limit_train_batches", 10]
+    for steps in (2, 4):  # neither ends an epoch, so that no validation has looked
+        pixelgan(*fit, *accuracy, "--trainer.max_steps", steps, "--run_dir", f"run{steps}")
+    before, behind = (read_checkpoint(Path(f"run{steps}") / "checkpoints" / "last.ckpt").classes for steps in (2, 4))
+    assert before is None
+    if categories == 10:
+        assert behind is not None
+        assert behind.of_category == tuple(range(10))
+    else:
+        assert behind is None

@@ -35,6 +35,7 @@ class AgreementPhase(Phase):
     """
 
     reads = ("logits",)
+    finds_categories = True
 
     def __init__(self, neighbour_steps: int = 0, **settings: Any) -> None:
         super().__init__(**settings)

@@ -122,6 +122,9 @@ class Phase(Component):
     images: int | None = None
     """How many images of the global batch the phase sees; None: all."""
 
+    finds_categories: bool = False
+    """Whether categories that it has found ``alone`` are put into the order of the classes by the labels, at its end."""
+
     prog_bar: bool = False
     """Whether its loss is shown in the progress bar."""
 
