@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import resource
 import shutil
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -504,6 +506,29 @@ def test_what_is_new_about_the_data_is_named(run: Path, capsys: pytest.CaptureFi
         "data.init_args.eval_batch_size: 30 from here on, the run had 20",
         "data.init_args.binarization: 'threshold' from here on, the run had 'none'",
     ]
+
+
+@pytest.mark.parametrize("path", ["DigitsDataModule", "pixelgan_lightning.datamodules.DigitsDataModule"])
+def test_data_that_are_named_again_are_those_of_the_run(
+    path: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is said about them is laid over what the run had."""
+    again = ["fit", "--run_dir", run, "--ckpt_path", "last", "--data", path]
+    pixelgan(*again, "--data.eval_batch_size", 30, "--print_config")
+    printed = capsys.readouterr().out
+    data = yaml.safe_load(printed[printed.index("seed_everything:") :])["data"]["init_args"]
+    assert (data["eval_batch_size"], data["batch_size"], data["labelled_batch_size"]) == (30, 32, 15)
+    said = [line for line in printed.splitlines() if "from here on" in line]
+    assert said == ["data.init_args.eval_batch_size: 30 from here on, the run had 20"]
+
+
+def test_other_data_are_named(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((300, 8, 8), np.uint8))
+    mine = ["--data", "ImageTensorDataModule", "--data.train_path", tmp_path / "x.npz", "--data.levels", 17]
+    with pytest.raises(SystemExit):
+        pixelgan("fit", "--run_dir", run, "--ckpt_path", "last", *mine)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "from here on" in line]
+    assert re.fullmatch(r"data: '\S+ImageTensorDataModule' from here on, the run had '\S*DigitsDataModule'", line)
 
 
 def test_as_many_images_per_step_on_another_number_of_processes_continue(run: Path) -> None:

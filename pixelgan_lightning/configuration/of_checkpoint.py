@@ -57,7 +57,7 @@ def resolved(command: str, said: Said, schema: Schema) -> Resolved:
         )
     path = checkpoint_file(said.option("ckpt_path"), said.option("run_dir"))
     stored = read_checkpoint(path)
-    run = _of_run(stored.run_config, path, allowed, not said.names_data())
+    run = _of_run(stored.run_config, path, allowed, said.data_class())
     may_import({*allowed, *run.modules, *_trusted_modules(stored.description, path, allowed)})
     layers = [_of_model(stored.description), run.content]
     config = schema.parsed([*layers, *said.layers], note=True)
@@ -69,7 +69,10 @@ def resolved(command: str, said: Said, schema: Schema) -> Resolved:
                 f"seed_everything={config.seed_everything} does not continue a run with "
                 f"seed_everything={before.seed_everything}: allowed is the same"
             )
-        for key, mine, theirs in _differences(config.data.as_dict(), before.data.as_dict(), "data"):
+        changed = _differences(config.data.as_dict(), before.data.as_dict(), "data")
+        if run.data_left is not None:
+            changed = [("data", config.data.class_path, run.data_left)]
+        for key, mine, theirs in changed:
             say(f"{key}: {mine!r} from here on, the run had {theirs!r}")
     for key, mine, theirs in _differences(config.model.as_dict(), before.model.as_dict(), "model"):
         if command == "fit":
@@ -96,8 +99,8 @@ def _of_model(description: dict[str, Any]) -> Layer:
     )
 
 
-def _of_run(stored: str | None, checkpoint: Path, allowed: set[str], with_data: bool) -> Taken:
-    """What is taken of the configuration of a checkpoint's run.
+def _of_run(stored: str | None, checkpoint: Path, allowed: set[str], data_class: str | None) -> Taken:
+    """What is taken of the configuration of a checkpoint's run; of its data those of ``data_class``, None for all.
 
     A checkpoint holds the configuration of its own part of the run: that of the continuation, after one. Where
     it has none, the run's folder may have the file.
@@ -109,7 +112,12 @@ def _of_run(stored: str | None, checkpoint: Path, allowed: set[str], with_data: 
         stored, where = read_text(config), str(config)
     else:
         return Taken()
-    run = taken(stored, where, allowed, with_data)
+
+    def wanted(path: str) -> bool:
+        short = "." not in path and data_class is not None and data_class.endswith(f".{path}")
+        return data_class is None or short or is_same(data_class, path)
+
+    run = taken(stored, where, allowed, wanted)
     say(f"configuration: {where}")
     if run.left:
         say(f"not taken from there, to be given again where wanted: {', '.join(run.left)}")

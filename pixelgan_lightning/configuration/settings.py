@@ -47,9 +47,10 @@ class Said:
         """The value of a setting that belongs to no section; None where nothing is said."""
         return next((layer[name] for layer in reversed(self.layers) if name in layer), None)
 
-    def names_data(self) -> bool:
-        """Whether it says which data module it is."""
-        return any("class_path" in (layer.get("data") or {}) for layer in self.layers)
+    def data_class(self) -> str | None:
+        """The data module that it names; None where it names none."""
+        named = [layer["data"]["class_path"] for layer in self.layers if "class_path" in (layer.get("data") or {})]
+        return named[-1] if named else None
 
     def modules(self) -> set[str]:
         """Modules outside of this package whose code it asks for: of ``--allow``, and of the classes that it names."""

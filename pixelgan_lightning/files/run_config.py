@@ -9,7 +9,7 @@ machine: they come from the command line and its own ``--config`` files.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,21 +47,23 @@ class Taken:
         content: sections and their values.
         modules: of the classes that it names.
         left: keys of settings that are not taken.
+        data_left: the class of the data, where these are not taken.
     """
 
     content: dict[str, Any] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
     left: list[str] = field(default_factory=list)
+    data_left: str | None = None
 
 
-def taken(text: str, where: str, allowed: Collection[str], with_data: bool = True) -> Taken:
+def taken(text: str, where: str, allowed: Collection[str], wants_data: Callable[[str], bool] = lambda _: True) -> Taken:
     """The part of the configuration ``text`` that is taken.
 
     Args:
         text: YAML.
         where: it comes from, for messages.
         allowed: modules outside of this package whose classes it may name.
-        with_data: whether the data are taken; False where the user names some.
+        wants_data: whether data of a class are taken; they are not where the user names another one.
 
     Raises:
         ConfigurationError: it is no configuration, or its data are of a module that is not allowed.
@@ -69,13 +71,15 @@ def taken(text: str, where: str, allowed: Collection[str], with_data: bool = Tru
     whole = parse_yaml(text, f"config={where}")
     if not all(isinstance(_section(whole, name), dict) for name in whole):
         raise ConfigurationError(f"config={where} is not usable: allowed are mappings")
-    part = Taken()
+    data = whole.get("data") or None
+    path = str(data.get("class_path")) if isinstance(data, dict) else None
+    part = Taken(data_left=None if path is None or wants_data(path) else path)
     seed = whole.get("seed_everything")
     if isinstance(seed, int):
         part.content["seed_everything"] = seed
-    if with_data and whole.get("data"):
-        part.modules.update(require_trusted(whole["data"], (pl.LightningDataModule, Component), allowed))
-        part.content["data"] = _at_home(whole["data"], pl.LightningDataModule, allowed)
+    if data is not None and part.data_left is None:
+        part.modules.update(require_trusted(data, (pl.LightningDataModule, Component), allowed))
+        part.content["data"] = _at_home(data, pl.LightningDataModule, allowed)
     trainer = _section(whole, "trainer")
     numbers = {name: value for name, value in trainer.items() if name in NUMBERS and _is_number(value)}
     if isinstance(trainer.get("max_time"), str):

@@ -123,7 +123,7 @@ class Phase(Component):
     """How many images of the global batch the phase sees; None: all."""
 
     finds_categories: bool = False
-    """Whether categories that it has found ``alone`` are put into the order of the classes by the labels, at its end."""
+    """Whether labels put the categories that it has found ``alone`` into the order of the classes, at its end."""
 
     prog_bar: bool = False
     """Whether its loss is shown in the progress bar."""
