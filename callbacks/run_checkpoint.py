@@ -133,11 +133,12 @@ class RunCheckpoint(Checkpoint):  # Lightning calls these callbacks last: a movi
 
     def _save_if_good(self, trainer: pl.Trainer) -> None:
         assert self.monitor is not None
-        score = trainer.callback_metrics.get(self.monitor)
+        # Numbers of a training step are of one batch, and of each process its own.
+        of_validation = {name: v for name, v in trainer.callback_metrics.items() if not name.startswith("train/")}
+        score = of_validation.get(self.monitor)
         if score is None:
             raise ConfigurationError(
-                f"checkpoint.monitor={self.monitor!r} is not usable: allowed are "
-                f"{', '.join(sorted(trainer.callback_metrics))}"
+                f"checkpoint.monitor={self.monitor!r} is not usable: allowed are {', '.join(sorted(of_validation))}"
             )
         self.current_score = score.detach().cpu()
         worst = sorted(self.best_k_models.values(), key=self._badness)[-1:]

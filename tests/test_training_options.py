@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from commandline import SMALL, load_step, pixelgan
+from commandline import SMALL, load_step, pixelgan, refused
 from pytorch_lightning.callbacks import Timer
 
 from pixelgan_lightning import PixelGAN
@@ -89,6 +89,13 @@ def test_a_run_in_portions_of_time_is_the_run_in_one_go(
     assert run["epoch"] == complete["epoch"]
     for name, value in complete["state_dict"].items():
         assert torch.equal(run["state_dict"][name], value), name
+
+
+@pytest.mark.parametrize("name", ["train/reconstruction", "val/recnstruction"])
+def test_only_what_a_validation_logs_chooses_checkpoints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number of a training step is of one batch, and another one in each process."""
+    line = refused(capsys, "fit", "--config", SMALL, "--run_dir", "run", "--checkpoint.monitor", name)
+    assert line.startswith(f"checkpoint.monitor='{name}' is not usable: allowed are val/")
 
 
 # ----------------------------------------------------------------------------------------------------- torch.compile
